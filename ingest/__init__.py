@@ -1,0 +1,1 @@
+"""Weighbridge: verify, judge and store vehicle telemetry, with a reason for every message."""

@@ -1,0 +1,76 @@
+"""What does the registry say of a device, and what has the device done so far?"""
+
+from enum import StrEnum
+
+import msgspec
+
+from ingest.core.sequence import Ledger
+
+
+class Algorithm(StrEnum):
+    """A signature algorithm that a key is bound to at enrolment."""
+
+    ED25519 = "EdDSA"
+    P256 = "ES256"
+
+
+class KeyState(StrEnum):
+    """Where a key stands in its life."""
+
+    PENDING = "pending"  # enrolled, not yet in force
+    ACTIVE = "active"
+    RETIRED = "retired"  # good up to seq_cutoff, for late data
+    REVOKED = "revoked"
+
+
+class Standing(StrEnum):
+    """Where a device stands with us."""
+
+    TRUSTED = "trusted"
+    QUARANTINED = "quarantined"
+    REVOKED = "revoked"
+
+
+class Key(msgspec.Struct, frozen=True, gc=False):
+    """One registered public key: Ed25519 as 32 raw bytes, P-256 as 64 bytes x‖y big-endian."""
+
+    key_no: int
+    kid: bytes
+    algorithm: Algorithm
+    public: bytes
+    state: KeyState
+    valid_from_ms: int
+    valid_until_ms: int | None
+    seq_cutoff: int | None  # of a retired key: the highest number it may still sign
+
+
+class Sender(msgspec.Struct, frozen=True, gc=False):
+    """A registered device as the key ring knows it. `key_version` rises with every change of its keys or standing."""
+
+    device_no: int
+    vehicle_no: int
+    tenant_no: int
+    key_version: int
+    keys: dict[bytes, Key]
+
+
+class KeyRing(msgspec.Struct, frozen=True):
+    """The senders that a batch names, and the kids that it names wrongly. Read without locks; checked again under them."""
+
+    senders: dict[str, Sender]
+    foreign_kids: frozenset[bytes]  # registered, but to a device other than the one that used it
+
+
+class Device(msgspec.Struct, frozen=True, gc=False):
+    """The device row that a batch locks: the authority on what its device may still say."""
+
+    device_no: int
+    standing: Standing
+    key_version: int
+    epoch: int  # the incarnation that the registry has given out
+    held: int  # messages of this device that wait in the held lane
+    boots: tuple[bytes, ...]  # boots that had a message accepted, newest last, at most BOOTS_MAX
+    ledgers: dict[int, Ledger]  # by epoch: the numbers accepted
+
+
+BOOTS_MAX = 8

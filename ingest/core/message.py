@@ -1,0 +1,84 @@
+"""What is a message, at each degree of trust? Each type wraps the one before it, so provenance is its shape.
+
+RawRecord (exists) -> Envelope (well formed, claims only) -> Verified (really from that device) -> Reading (means something).
+A message that stopped on the way is a Refused around the last thing that it was: only a Verified names a culprit.
+"""
+
+from typing import Any
+
+import msgspec
+
+from ingest.core.device import Key, Sender
+from ingest.core.verdict import Refusal
+
+
+class RawRecord(msgspec.Struct, frozen=True, gc=False):
+    """One Kafka record, as the broker gave it. Nothing in it is trusted but its position and append time."""
+
+    topic: str
+    partition: int
+    offset: int
+    received_at_ms: int  # the broker's append time, ms since 1970 UTC
+    value: bytes
+    traceparent: str | None = None  # W3C trace context: untrusted text, at most 64 characters
+
+
+class Envelope(msgspec.Struct, frozen=True, gc=False):
+    """A well-formed COSE_Sign1 (RFC 9052) of the profile in schemas/envelope.md. What it says are claims."""
+
+    record: RawRecord
+    alg: int  # COSE algorithm number, from the protected header
+    kid: bytes  # 1..32 bytes
+    device_id: str
+    issued_at_s: float  # device clock, seconds since 1970 UTC, finite
+    expires_at_s: float | None
+    epoch: int  # < 2^32
+    seq: int  # 1 .. 2^63-2
+    boot: bytes  # 8 bytes
+    software: str
+    configuration: bytes  # 32 bytes, SHA-256
+    payload: bytes
+    signature: bytes
+    signed: bytes  # Sig_structure (RFC 9052, 4.4), made of the bytes received
+
+
+class Verified(msgspec.Struct, frozen=True, gc=False):
+    """An envelope whose signature holds under a registered key of the device that it names. Made by `signature` only."""
+
+    envelope: Envelope
+    sender: Sender
+    key: Key
+    digest: bytes  # SHA-256(Sig_structure): the identity of the content
+
+
+class Sample(msgspec.Struct, frozen=True, gc=False):
+    """One sample of a message: its kind (the record name of the schema) and its fields by name."""
+
+    kind: str
+    fields: dict[str, Any]
+
+
+class Reading(msgspec.Struct, frozen=True, gc=False):
+    """A verified message whose payload was decoded and lies within its schema's bounds."""
+
+    verified: Verified
+    schema: int  # CRC-64-AVRO fingerprint of the writer schema, unsigned
+    samples: tuple[Sample, ...]
+
+
+class Unreadable(msgspec.Struct, frozen=True, gc=False):
+    """A verified message whose writer schema is not known here (yet): to be held, never refused."""
+
+    verified: Verified
+    schema: int
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """A message that ends here, with its reason; `reached` is the last degree of trust that it had."""
+
+    reached: RawRecord | Envelope | Verified
+    reason: Refusal
+    detail: str  # one short line for people: what was wrong; never payload, never secrets
+
+
+Examined = Reading | Unreadable | Refused
