@@ -1,0 +1,172 @@
+"""Does the signature of an envelope hold under a key of the device that it names? Nothing else makes a Verified.
+
+What is cheap to know is asked first (device, key, algorithm, state of the key); the signatures that are left go to the
+engine in one call, because checking many at once is where the speed is. Keys have passed ingest.core.enrolment.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from ingest.core.device import Algorithm, Key, KeyRing, KeyState, Sender
+from ingest.core.message import Envelope, Refused, Verified
+from ingest.core.verdict import Refusal
+
+ALGORITHMS = {  # COSE numbers: the polymorphic ones of RFC 9053, 2 and the fully specified ones of RFC 9864, 2
+    -8: Algorithm.ED25519,
+    -19: Algorithm.ED25519,
+    -7: Algorithm.P256,
+    -9: Algorithm.P256,
+}
+SIGNATURE_BYTES = 64
+
+
+class Job(msgspec.Struct, frozen=True, gc=False):
+    """One signature to check."""
+
+    algorithm: Algorithm
+    public: bytes  # as in Key
+    signed: bytes
+    signature: bytes
+
+
+class Engine(Protocol):
+    """What checks signatures. Every engine gives the same answers; none raises, whatever the bytes."""
+
+    @property
+    def name(self) -> str:
+        """Name and version: part of a message's provenance."""
+        ...
+
+    def check(self, jobs: Sequence[Job]) -> list[bool]:
+        """Say of each job, in order, whether its signature holds."""
+        ...
+
+
+class _Claimed(msgspec.Struct, frozen=True, gc=False):
+    """An envelope and the registered key that it says it was signed with."""
+
+    envelope: Envelope
+    sender: Sender
+    key: Key
+
+
+def verify(envelopes: Sequence[Envelope], ring: KeyRing, engine: Engine) -> list[Verified | Refused]:
+    """Say of each envelope, in order, whether it is really from the device that it names."""
+    found = [_find(envelope, ring) for envelope in envelopes]
+    claimed = [one for one in found if isinstance(one, _Claimed)]
+    answers = engine.check([_job(one) for one in claimed])
+    assert len(answers) == len(claimed), f"{engine.name} gave {len(answers)} answers for {len(claimed)} jobs"
+    answer = iter(answers)
+    return [one if isinstance(one, Refused) else _conclude(one, holds=next(answer)) for one in found]
+
+
+def _find(envelope: Envelope, ring: KeyRing) -> _Claimed | Refused:
+    """Find the key that an envelope names, and whether it may be used: all that can be known without arithmetic."""
+    sender = ring.senders.get(envelope.device_id)
+    if sender is None:
+        return Refused(envelope, Refusal.UNKNOWN_DEVICE, f"device {envelope.device_id} is not registered")
+    key = sender.keys.get(envelope.kid)
+    if key is None:
+        return _refuse_kid(envelope, ring)
+    if ALGORITHMS.get(envelope.alg) is not key.algorithm:
+        detail = f"alg is {envelope.alg}, but key {key.kid.hex()} is registered for {key.algorithm}"
+        return Refused(envelope, Refusal.ALGORITHM_MISMATCH, detail)
+    return _refuse_state(envelope, key) or _Claimed(envelope, sender, key)
+
+
+def _refuse_kid(envelope: Envelope, ring: KeyRing) -> Refused:
+    kid = envelope.kid.hex()
+    if envelope.kid in ring.foreign_kids:
+        return Refused(envelope, Refusal.WRONG_DEVICE, f"key {kid} is not a key of {envelope.device_id}")
+    return Refused(envelope, Refusal.UNKNOWN_KEY, f"key {kid} is not registered")
+
+
+def _refuse_state(envelope: Envelope, key: Key) -> Refused | None:
+    """Refuse by the state of the key. A retired key passes: which numbers it may still sign is for the judge."""
+    kid, received_at_ms = key.kid.hex(), envelope.record.received_at_ms
+    if key.state is KeyState.REVOKED:
+        return Refused(envelope, Refusal.KEY_REVOKED, f"key {kid} was revoked")
+    if key.state is KeyState.PENDING:
+        return Refused(envelope, Refusal.KEY_NOT_VALID, f"key {kid} is not yet in force")
+    if received_at_ms < key.valid_from_ms:
+        return Refused(envelope, Refusal.KEY_NOT_VALID, f"key {kid} is valid only from {key.valid_from_ms} ms")
+    if key.valid_until_ms is not None and received_at_ms >= key.valid_until_ms:
+        return Refused(envelope, Refusal.KEY_NOT_VALID, f"key {kid} was valid only until {key.valid_until_ms} ms")
+    return None
+
+
+def _job(claimed: _Claimed) -> Job:
+    envelope, key = claimed.envelope, claimed.key
+    return Job(key.algorithm, key.public, envelope.signed, envelope.signature)
+
+
+def _conclude(claimed: _Claimed, *, holds: bool) -> Verified | Refused:
+    envelope, key = claimed.envelope, claimed.key
+    if not holds:
+        detail = f"the {key.algorithm} signature does not hold under key {key.kid.hex()} for this content and context"
+        return Refused(envelope, Refusal.BAD_SIGNATURE, detail)
+    return Verified(envelope, claimed.sender, key, hashlib.sha256(envelope.signed).digest())
+
+
+_PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
+
+
+class Portable:
+    """The engine that runs everywhere: OpenSSL, through `cryptography`, one signature at a time.
+
+    It keeps the keys that it loaded, at most `keys_max` (0.5 kB each for Ed25519, 2.2 kB for P-256), oldest out first.
+    """
+
+    name = "portable"
+
+    def __init__(self, keys_max: int = 16_384) -> None:
+        assert keys_max > 0, "an engine must be able to keep the key that it is using"
+        self._keys: dict[tuple[Algorithm, bytes], _PublicKey] = {}
+        self._keys_max = keys_max
+        self._es256 = ec.ECDSA(SHA256())
+
+    def check(self, jobs: Sequence[Job]) -> list[bool]:
+        """Say of each job, in order, whether its signature holds."""
+        return [self._holds(job) for job in jobs]
+
+    def _holds(self, job: Job) -> bool:
+        signature = job.signature
+        if len(signature) != SIGNATURE_BYTES:
+            return False
+        try:
+            key = self._key(job.algorithm, job.public)
+            if isinstance(key, ed25519.Ed25519PublicKey):
+                key.verify(signature, job.signed)
+            else:
+                key.verify(_der(signature), job.signed, self._es256)
+        except (InvalidSignature, ValueError):  # ValueError: these bytes are no public key
+            return False
+        return True
+
+    def _key(self, algorithm: Algorithm, public: bytes) -> _PublicKey:
+        """Load a key once. What it is kept under is all that it is made of, so a kept key is never out of date."""
+        key = self._keys.get((algorithm, public))
+        if key is None:
+            key = _load(algorithm, public)
+            if len(self._keys) >= self._keys_max:
+                del self._keys[next(iter(self._keys))]
+            self._keys[algorithm, public] = key
+        return key
+
+
+def _load(algorithm: Algorithm, public: bytes) -> _PublicKey:
+    if algorithm is Algorithm.ED25519:
+        return ed25519.Ed25519PublicKey.from_public_bytes(public)
+    return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + public)  # SEC 1, 2.3.4
+
+
+def _der(signature: bytes) -> bytes:
+    """Re-write r‖s (RFC 9053, 2.1) as OpenSSL wants it; that r and s lie in 1 .. n-1 is for OpenSSL to check."""
+    return encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
