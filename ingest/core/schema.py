@@ -100,6 +100,7 @@ class Schema(msgspec.Struct, frozen=True):
     name: str
     fingerprint: int  # CRC-64-AVRO of the parsing canonical form, unsigned
     kinds: tuple[Record, ...]
+    text: str  # as released
 
 
 def parse_schema(name: str, text: str) -> Schema:
@@ -113,7 +114,7 @@ def parse_schema(name: str, text: str) -> Schema:
         raise _fault(name, "two kinds of sample have the same name", "rename one of them")
     if sum(_count_fields(kind) for kind in kinds) > FIELDS_MAX:
         raise _fault(name, f"it has more than {FIELDS_MAX} fields", "split it into several schemas")
-    return Schema(name, _read_fingerprint(name, root), kinds)
+    return Schema(name, _read_fingerprint(name, root), kinds, text)
 
 
 def _fault(path: str, wrong: str, remedy: str) -> SchemaError:
@@ -268,11 +269,9 @@ def _read_choice(path: str, declared: dict[str, Any]) -> Choice:
 
 def _read_array(path: str, declared: dict[str, Any], properties: dict[str, Any], depth: int) -> Array:
     _refuse_others(path, declared, {"type", "items"})
+    # An array of arrays finds its maxItems taken: one number cannot bound both.
     items_max = _read_limit(path, properties, "maxItems", ITEMS_MAX)
-    items = _read_type(path, declared.get("items"), properties, depth + 1)
-    if isinstance(items, Array):
-        raise _fault(path, "an array of arrays: one maxItems cannot bound both", "put a record between them")
-    return Array(items, items_max)
+    return Array(_read_type(path, declared.get("items"), properties, depth + 1), items_max)
 
 
 def _read_name(prefix: str, declared: dict[str, Any]) -> str:

@@ -1,0 +1,447 @@
+import io
+import json
+import math
+import random
+import struct
+import tracemalloc
+from typing import Any
+
+import fastavro
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import schemas
+from ingest.core.device import Algorithm, Key, KeyState, Sender
+from ingest.core.message import Envelope, RawRecord, Reading, Refused, Unreadable, Verified
+from ingest.core.payload import load, read_payload
+from ingest.core.verdict import Refusal
+
+TEXTS = schemas.read_telemetry()
+CATALOGUE = load(TEXTS)
+FINGERPRINTS = {known.schema.name: fingerprint for fingerprint, known in CATALOGUE.known.items()}
+NEWEST = max(TEXTS)
+BODY_BYTES_MAX = 65_526  # a payload of 64 KiB less its header
+
+# Every type of the profile, and every reader: the released schemas do not use them all.
+ALL_TYPES = {
+    "type": "record",
+    "name": "Telemetry",
+    "namespace": "test",
+    "fields": [
+        {
+            "name": "samples",
+            "type": {
+                "type": "array",
+                "items": [
+                    {
+                        "type": "record",
+                        "name": "All",
+                        "fields": [
+                            {"name": "recorded_at_us", "type": "long", "minimum": -(2**63), "maximum": 2**63 - 1},
+                            {"name": "whole", "type": "int", "minimum": -(2**31), "maximum": 2**31 - 1},
+                            {"name": "few", "type": ["null", "int"], "minimum": -5, "maximum": 5},
+                            {"name": "single", "type": "float", "minimum": -2.5, "maximum": 1000.0},
+                            {"name": "real", "type": ["null", "double"], "minimum": 0.1, "maximum": 1e300},
+                            {"name": "note", "type": "string", "maxLength": 4},
+                            {"name": "flag", "type": ["null", "boolean"]},
+                            {
+                                "name": "parts",
+                                "maxItems": 3,
+                                "type": {
+                                    "type": "array",
+                                    "items": {
+                                        "type": "record",
+                                        "name": "Part",
+                                        "fields": [
+                                            {
+                                                "name": "state",
+                                                "type": ["null", {"type": "enum", "name": "E", "symbols": ["A", "B"]}],
+                                            },
+                                            {
+                                                "name": "levels",
+                                                "type": {"type": "array", "items": "double"},
+                                                "maxItems": 2,
+                                                "minimum": 0,
+                                                "maximum": 1,
+                                            },
+                                        ],
+                                    },
+                                },
+                            },
+                        ],
+                    }
+                ],
+            },
+        }
+    ],
+}
+ALL_TEXTS = TEXTS | {"all-types": json.dumps(ALL_TYPES)}
+ALL_CATALOGUE = load(ALL_TEXTS)
+ALL_FINGERPRINTS = {known.schema.name: fingerprint for fingerprint, known in ALL_CATALOGUE.known.items()}
+PARSED = {name: fastavro.parse_schema(json.loads(text)) for name, text in ALL_TEXTS.items()}
+FIELDS = {
+    name: {kind["name"]: kind["fields"] for kind in json.loads(text)["fields"][0]["type"]["items"]}
+    for name, text in ALL_TEXTS.items()
+}
+
+Samples = list[tuple[str, dict[str, Any]]]
+
+
+def verify(payload: bytes) -> Verified:
+    """A message that got as far as its payload."""
+    envelope = Envelope(
+        record=RawRecord("telemetry.raw", 0, 7, 1_763_800_000_000, b""),
+        alg=-8,
+        kid=b"k",
+        device_id="device-1",
+        issued_at_s=1_763_800_000.0,
+        expires_at_s=None,
+        epoch=1,
+        seq=1,
+        boot=bytes(8),
+        software="1.0",
+        configuration=bytes(32),
+        payload=payload,
+        signature=bytes(64),
+        signed=b"",
+    )
+    key = Key(1, b"k", Algorithm.ED25519, bytes(32), KeyState.ACTIVE, 0, None, None)
+    return Verified(envelope, Sender(1, 1, 1, 1, {b"k": key}), key, bytes(32))
+
+
+def wrap(name: str, body: bytes) -> bytes:
+    return b"\xc3\x01" + struct.pack("<Q", ALL_FINGERPRINTS[name]) + body
+
+
+def read(name: str, body: bytes, samples_max: int = 1_024) -> Reading | Unreadable | Refused:
+    return read_payload(verify(wrap(name, body)), ALL_CATALOGUE, samples_max)
+
+
+def write(name: str, samples: Samples) -> bytes:
+    namespace = json.loads(ALL_TEXTS[name])["namespace"]
+    buffer = io.BytesIO()
+    whole = {"samples": [(f"{namespace}.{kind}", fields) for kind, fields in samples]}
+    fastavro.schemaless_writer(buffer, PARSED[name], whole)
+    return buffer.getvalue()
+
+
+def draw(field: dict[str, Any], declared: Any, rng: random.Random) -> Any:  # noqa: ANN401 — an Avro type, an Avro value
+    """A value that the field allows, often at the edge of it."""
+    if isinstance(declared, list):
+        return None if rng.random() < 0.3 else draw(field, declared[1], rng)
+    if isinstance(declared, dict):
+        return draw_complex(field, declared, rng)
+    if declared == "boolean":
+        return rng.random() < 0.5
+    if declared == "string":
+        return "".join(rng.choices("aZ0 é漢🚗", k=rng.randint(0, field["maxLength"])))
+    low, high = field["minimum"], field["maximum"]
+    if declared in ("int", "long"):
+        return rng.choice([low, high, rng.randint(low, high)])
+    value = float(rng.choice([low, high, rng.uniform(low, high)]))
+    return value if declared == "double" else struct.unpack("<f", struct.pack("<f", value))[0]
+
+
+def draw_complex(field: dict[str, Any], declared: dict[str, Any], rng: random.Random) -> Any:  # noqa: ANN401 — as above
+    if declared["type"] == "enum":
+        return rng.choice(declared["symbols"])
+    if declared["type"] == "array":
+        return [draw(field, declared["items"], rng) for _ in range(rng.randint(0, field["maxItems"]))]
+    return {inner["name"]: draw(inner, inner["type"], rng) for inner in declared["fields"]}
+
+
+def draw_samples(name: str, rng: random.Random, count: int) -> Samples:
+    kinds = sorted(FIELDS[name])
+    chosen = [rng.choice(kinds) for _ in range(count)]
+    return [(kind, {f["name"]: draw(f, f["type"], rng) for f in FIELDS[name][kind]}) for kind in chosen]
+
+
+def sample_of(kind: str, **fields: object) -> tuple[str, dict[str, Any]]:
+    rng = random.Random(1)
+    drawn = {f["name"]: draw(f, f["type"], rng) for f in FIELDS[NEWEST][kind]}
+    return kind, drawn | fields
+
+
+def unwrap(reading: object) -> Samples:
+    assert isinstance(reading, Reading), reading
+    return [(sample.kind, sample.fields) for sample in reading.samples]
+
+
+def refusal(answer: object) -> tuple[Refusal, str]:
+    assert isinstance(answer, Refused), answer
+    assert len(answer.detail) < 300
+    assert answer.detail.isprintable()
+    return answer.reason, answer.detail
+
+
+# What is read.
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("name", sorted(ALL_TEXTS))
+def test_what_was_written_is_read(name: str, seed: int) -> None:
+    rng = random.Random(seed)
+    samples = draw_samples(name, rng, rng.randint(1, 60))
+    assert unwrap(read(name, write(name, samples))) == samples
+
+
+def test_a_reading_says_which_schema_it_was_written_with() -> None:
+    answer = read(NEWEST, write(NEWEST, [sample_of("VehicleState")]))
+    assert isinstance(answer, Reading)
+    assert answer.schema == FINGERPRINTS[NEWEST]
+
+
+def test_an_unknown_schema_is_not_an_invalid_payload() -> None:
+    answer = read_payload(verify(b"\xc3\x01" + b"\xff" * 8 + b"anything"), CATALOGUE, 1_024)
+    assert isinstance(answer, Unreadable)
+    assert answer.schema == 2**64 - 1
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc3", b"\xc3\x01", b"\xc3\x01" + bytes(7), b"\xc3\x02" + bytes(20)])
+def test_what_is_no_single_object_is_refused(payload: bytes) -> None:
+    assert refusal(read_payload(verify(payload), CATALOGUE, 1_024))[0] is Refusal.INVALID_PAYLOAD
+
+
+def test_every_truncation_is_refused() -> None:
+    body = write(NEWEST, [sample_of(kind) for kind in FIELDS[NEWEST]])
+    for end in range(len(body)):
+        assert refusal(read(NEWEST, body[:end]))[0] is Refusal.INVALID_PAYLOAD
+
+
+def test_the_number_of_samples_has_a_limit() -> None:
+    samples = [sample_of("SecurityEvent")] * 5
+    assert len(unwrap(read(NEWEST, write(NEWEST, samples), samples_max=5))) == 5
+    reason, detail = refusal(read(NEWEST, write(NEWEST, samples), samples_max=4))
+    assert reason is Refusal.INVALID_PAYLOAD
+    assert "1 to 4" in detail
+
+
+# One encoding of each value, and no other.
+
+SECURITY = bytes([6])  # the fourth kind of the union
+EVENT = SECURITY + b"\x00" + b"\x00" + b"\x00" + b"\x02e" + b"\x00" + b"\x02" + b"\x00"
+ONE = b"\x02"
+END = b"\x00"
+
+STRICT = {
+    "no sample": END,
+    "two blocks": ONE + EVENT + ONE + EVENT + END,
+    "a block with its size": b"\x01" + bytes([2 * len(EVENT)]) + EVENT + END,
+    "a count that is not shortest": b"\x82\x00" + EVENT + END,
+    "an integer of 11 bytes": b"\x80" * 10 + b"\x01" + EVENT + END,
+    "an integer of 65 bits": b"\x82" + b"\x80" * 8 + b"\x02" + EVENT + END,
+    "a trailing byte": ONE + EVENT + END + b"\x00",
+    "no end of the array": ONE + EVENT,
+    "kind 4 of 4": ONE + b"\x08" + EVENT[1:] + END,
+    "kind -1": ONE + b"\x01" + EVENT[1:] + END,
+    "kind 3, not shortest": ONE + b"\x86\x00" + EVENT[1:] + END,
+    "symbol 8 of 8": ONE + EVENT[:2] + b"\x10" + EVENT[3:] + END,
+    "symbol -1": ONE + EVENT[:2] + b"\x01" + EVENT[3:] + END,
+    "null or value -1": ONE + EVENT[:-1] + b"\x01" + END,
+    "null or value 2": ONE + EVENT[:-1] + b"\x04" + END,
+    "null, not shortest": ONE + EVENT[:-1] + b"\x80\x00" + END,
+    "a string of -1 bytes": ONE + EVENT[:4] + b"\x01" + EVENT[6:] + END,
+    "a string longer than the body": ONE + EVENT[:4] + b"\x40" + EVENT[5:] + END,
+    "a string of 2^62 bytes": ONE + EVENT[:4] + b"\x80" * 8 + b"\x80\x01" + EVENT[5:] + END,
+    "a string of 65 characters": ONE + EVENT[:4] + b"\x82\x01" + b"x" * 65 + EVENT[6:] + END,
+    "a string that is no UTF-8": ONE + EVENT[:4] + b"\x02\xff" + EVENT[6:] + END,
+    "a surrogate": ONE + EVENT[:4] + b"\x06\xed\xa0\x80" + EVENT[6:] + END,
+    "an overlong slash": ONE + EVENT[:4] + b"\x04\xc0\xaf" + EVENT[6:] + END,
+    "NUL": ONE + EVENT[:4] + b"\x02\x00" + EVENT[6:] + END,
+    "a terminal escape": ONE + EVENT[:4] + b"\x02\x1b" + EVENT[6:] + END,
+    "an int over 32 bits": ONE + EVENT[:6] + b"\x80\x80\x80\x80\x20" + EVENT[7:] + END,
+    "2^62 samples": b"\x80" * 8 + b"\x80\x01",
+    "-2^63 samples": b"\xff" * 9 + b"\x01",
+}
+
+
+def test_the_example_of_the_strict_cases_is_itself_valid() -> None:
+    assert len(unwrap(read(NEWEST, ONE + EVENT + END))) == 1
+
+
+@pytest.mark.parametrize("case", STRICT)
+def test_another_encoding_is_refused(case: str) -> None:
+    assert refusal(read(NEWEST, STRICT[case]))[0] is Refusal.INVALID_PAYLOAD
+
+
+def test_a_boolean_is_nothing_but_0_or_1() -> None:
+    samples = [sample_of("Diagnostics", is_service_due=True, distance_to_service=None)]
+    body = write(NEWEST, samples)
+    assert body[-3:] == b"\x01\x00\x00"
+    assert refusal(read(NEWEST, body[:-3] + b"\x02\x00\x00"))[0] is Refusal.INVALID_PAYLOAD
+
+
+@pytest.mark.parametrize("text", ["line\nfeed", "\x7f", "\x85", "\u2028", "right\u202eleft", "\u2066"])
+def test_a_string_that_lies_on_a_screen_is_refused(text: str) -> None:
+    reason, detail = refusal(read(NEWEST, write(NEWEST, [sample_of("SecurityEvent", detail=text)])))
+    assert (reason, text in detail) == (Refusal.INVALID_PAYLOAD, False)
+    assert detail == "sample 0: SecurityEvent.detail has a character that cannot be shown"
+
+
+def test_length_is_counted_in_characters() -> None:
+    fits, longer = sample_of("SecurityEvent", source="漢" * 64), sample_of("SecurityEvent", source="漢" * 65)
+    assert unwrap(read(NEWEST, write(NEWEST, [fits]))) == [fits]
+    reason, detail = refusal(read(NEWEST, write(NEWEST, [fits, longer])))
+    assert reason is Refusal.INVALID_PAYLOAD
+    assert detail == "sample 1: SecurityEvent.source is 65 characters long; its schema allows 64"
+
+
+def test_an_array_has_at_most_its_items() -> None:
+    most = sample_of("Diagnostics", dtc_list=["P0A80"] * 32)
+    assert unwrap(read(NEWEST, write(NEWEST, [most]))) == [most]
+    more = sample_of("Diagnostics", dtc_list=["P0A80"] * 33)
+    assert refusal(read(NEWEST, write(NEWEST, [more])))[0] is Refusal.INVALID_PAYLOAD
+
+
+# Bounds.
+
+BOUNDED = [
+    (name, kind, field["name"])
+    for name in sorted(TEXTS)
+    for kind, fields in FIELDS[name].items()
+    for field in fields
+    if "minimum" in field
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "field"), BOUNDED)
+def test_every_number_is_held_to_its_bounds(name: str, kind: str, field: str) -> None:
+    declared = next(f for f in FIELDS[name][kind] if f["name"] == field)
+    whole = declared["type"] in ("int", "long", ["null", "int"], ["null", "long"])
+    rng = random.Random(field)
+    fields = {f["name"]: draw(f, f["type"], rng) for f in FIELDS[name][kind]}
+    low, high = (declared[key] if whole else float(declared[key]) for key in ("minimum", "maximum"))
+    for value in (low, high):
+        assert unwrap(read(name, write(name, [(kind, fields | {field: value})])))[0][1][field] == value
+    beyond = [low - 1, high + 1]
+    if not whole:
+        beyond = [math.nextafter(low, -math.inf), math.nextafter(high, math.inf), math.nan, math.inf, -math.inf]
+    for value in beyond:
+        reason, detail = refusal(read(name, write(name, [(kind, fields | {field: value})])))
+        assert reason is Refusal.OUT_OF_RANGE
+        assert f"{kind}.{field} is {value!r}; its schema allows {declared['minimum']} to " in detail
+
+
+def test_a_refusal_says_which_sample_which_field_and_what_is_allowed() -> None:
+    fast = sample_of("VehicleState", speed=412.5)
+    answer = refusal(read(NEWEST, write(NEWEST, [sample_of("VehicleState"), fast])))
+    assert answer == (
+        Refusal.OUT_OF_RANGE,
+        "sample 1: VehicleState.speed is 412.5; its schema allows 0 to 400 km/h",
+    )
+
+
+def test_a_refused_payload_names_its_sender() -> None:
+    verified = verify(wrap(NEWEST, b"\xff"))
+    answer = read_payload(verified, CATALOGUE, 1_024)
+    assert isinstance(answer, Refused)
+    assert answer.reached is verified
+
+
+# Whatever the bytes.
+
+
+def agrees(name: str, body: bytes) -> bool:
+    """Whether the body is read exactly when the reference does: fastavro, its encoding again, and the bounds."""
+    answer = read(name, body)
+    reference = read_by_fastavro(name, body)
+    if isinstance(answer, Reading):
+        return msgspec.to_builtins(unwrap(answer)) == msgspec.to_builtins(reference)
+    return reference is None
+
+
+def read_by_fastavro(name: str, body: bytes) -> Samples | None:
+    stream = io.BytesIO(body)
+    try:
+        whole: Any = fastavro.schemaless_reader(stream, PARSED[name], None, return_record_name=True)
+        again = io.BytesIO()
+        fastavro.schemaless_writer(again, PARSED[name], whole)
+    except Exception:  # noqa: BLE001 — whatever it raises, the body was not read
+        return None
+    samples = [(kind.rpartition(".")[2], fields) for kind, fields in whole["samples"]]
+    if again.getvalue() != body or not 1 <= len(samples) <= 1_024:
+        return None
+    fits = all(allows(f, f["type"], fields[f["name"]]) for kind, fields in samples for f in FIELDS[name][kind])
+    return samples if fits else None
+
+
+def allows(field: dict[str, Any], declared: Any, value: Any) -> bool:  # noqa: ANN401 — an Avro type, an Avro value
+    match declared:
+        case ["null", inner]:
+            return value is None or allows(field, inner, value)
+        case {"type": "array", "items": items}:
+            return len(value) <= field["maxItems"] and all(allows(field, items, item) for item in value)
+        case {"type": "record", "fields": fields}:
+            return all(allows(inner, inner["type"], value[inner["name"]]) for inner in fields)
+        case "string":
+            return len(value) <= field["maxLength"] and shows(value)
+    return "minimum" not in field or bool(field["minimum"] <= value <= field["maximum"])
+
+
+def shows(text: str) -> bool:
+    lying = {*range(32), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)}
+    return lying.isdisjoint(map(ord, text))
+
+
+def mutate(body: bytes, rng: random.Random) -> bytes:
+    spoiled = bytearray(body)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(spoiled) + 1)
+        match rng.randrange(5):
+            case 0:
+                spoiled[at:at] = rng.randbytes(rng.randint(1, 9))
+            case 1:
+                del spoiled[at : at + rng.randint(1, 9)]
+            case 2:
+                spoiled[at : at + 1] = rng.choice([b"\x00", b"\x01", b"\x02", b"\x80", b"\xff", b"\x80\x00"])
+            case 3:
+                spoiled[at : at + 8] = struct.pack("<d", rng.choice([math.nan, math.inf, -0.0, 1e308, 5e-324]))
+            case _:
+                spoiled[at : at + 10] = b"\xff" * 9 + b"\x01"
+        if not spoiled:
+            return b""
+    return bytes(spoiled)
+
+
+@pytest.mark.parametrize("name", sorted(ALL_TEXTS))
+def test_mutated_bodies_are_read_exactly_when_the_reference_reads_them(name: str) -> None:
+    rng = random.Random(name)
+    for _ in range(3_000):
+        body = mutate(write(name, draw_samples(name, rng, rng.randint(1, 3))), rng)
+        assert agrees(name, body), body.hex()
+
+
+@given(st.sampled_from(sorted(ALL_TEXTS)), st.binary(max_size=200))
+@settings(max_examples=1_000, deadline=None)
+def test_any_bytes_are_answered(name: str, body: bytes) -> None:
+    assert agrees(name, body)
+
+
+@given(st.binary(max_size=64))
+@settings(max_examples=500, deadline=None)
+def test_any_payload_is_answered(payload: bytes) -> None:
+    assert isinstance(read_payload(verify(payload), CATALOGUE, 1_024), Unreadable | Refused)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"\x80\x10" + b"\x00" * 65_000, id="zeroes"),
+        pytest.param(b"\x80\x10" + b"\xff" * 65_000, id="ones"),
+        pytest.param(b"\x80\x10" + b"\x04\x00\x00\x40" + b"\x00" * 65_000, id="arrays of empty strings"),
+        pytest.param(b"\x80" * 8 + b"\x80\x01" + b"\x00" * 65_000, id="a count of 2^62"),
+        pytest.param(b"\x02" + EVENT[:4] + b"\x80" * 8 + b"\x80\x01" + b"x" * 65_000, id="a string of 2^62"),
+        pytest.param(b"\x80\x10" + EVENT * 1_024 + b"\x00", id="as many samples as allowed"),
+    ],
+)
+def test_a_body_takes_memory_in_proportion_to_its_length(body: bytes) -> None:
+    body = body[:BODY_BYTES_MAX]
+    verified = verify(wrap(NEWEST, body))
+    tracemalloc.start()
+    answer = read_payload(verified, ALL_CATALOGUE, 1_024)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(answer, Reading | Refused)
+    assert peak < 100 * len(body)
