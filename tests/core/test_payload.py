@@ -372,11 +372,11 @@ def allows(field: dict[str, Any], declared: Any, value: Any) -> bool:  # noqa: A
         case ["null", inner]:
             return value is None or allows(field, inner, value)
         case {"type": "array", "items": items}:
-            return len(value) <= field["maxItems"] and all(allows(field, items, item) for item in value)
+            return len(value) <= int(field["maxItems"]) and all(allows(field, items, item) for item in value)
         case {"type": "record", "fields": fields}:
             return all(allows(inner, inner["type"], value[inner["name"]]) for inner in fields)
         case "string":
-            return len(value) <= field["maxLength"] and shows(value)
+            return len(value) <= int(field["maxLength"]) and shows(value)
     return "minimum" not in field or bool(field["minimum"] <= value <= field["maximum"])
 
 
@@ -387,9 +387,9 @@ def shows(text: str) -> bool:
 
 def mutate(body: bytes, rng: random.Random) -> bytes:
     spoiled = bytearray(body)
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(spoiled) + 1)
-        match rng.randrange(5):
+    for _ in range(rng.randint(1, 2)):
+        at = rng.randrange(len(spoiled))
+        match rng.randrange(6):
             case 0:
                 spoiled[at:at] = rng.randbytes(rng.randint(1, 9))
             case 1:
@@ -398,8 +398,10 @@ def mutate(body: bytes, rng: random.Random) -> bytes:
                 spoiled[at : at + 1] = rng.choice([b"\x00", b"\x01", b"\x02", b"\x80", b"\xff", b"\x80\x00"])
             case 3:
                 spoiled[at : at + 8] = struct.pack("<d", rng.choice([math.nan, math.inf, -0.0, 1e308, 5e-324]))
-            case _:
+            case 4:
                 spoiled[at : at + 10] = b"\xff" * 9 + b"\x01"
+            case _:
+                spoiled[at] ^= 1 << rng.randrange(8)
         if not spoiled:
             return b""
     return bytes(spoiled)
