@@ -1,4 +1,4 @@
-"""What does the registry say of a device, and what has the device done so far?"""
+"""What is known of a device? What the registry says of it, and what it has done so far."""
 
 from enum import StrEnum
 
@@ -45,17 +45,17 @@ class Key(msgspec.Struct, frozen=True, gc=False):
 
 
 class Sender(msgspec.Struct, frozen=True, gc=False):
-    """A registered device as the key ring knows it. `key_version` rises with every change of its keys or standing."""
+    """A registered device as the key ring knows it."""
 
     device_no: int
     vehicle_no: int
     tenant_no: int
-    key_version: int
+    key_version: int  # rises with every change of the device's keys or standing
     keys: dict[bytes, Key]
 
 
 class KeyRing(msgspec.Struct, frozen=True):
-    """The senders that a batch names, and the kids that it names wrongly. Read without locks; checked again under them."""
+    """The senders that a batch names, and the kids that it names wrongly. Read without locks, checked under them."""
 
     senders: dict[str, Sender]
     foreign_kids: frozenset[bytes]  # registered, but to a device other than the one that used it

@@ -1,6 +1,7 @@
 """What is a message, at each degree of trust? Each type wraps the one before it, so provenance is its shape.
 
-RawRecord (exists) -> Envelope (well formed, claims only) -> Verified (really from that device) -> Reading (means something).
+RawRecord (exists) -> Envelope (well formed, claims only) -> Verified (really from that device) -> Reading (means
+something).
 A message that stopped on the way is a Refused around the last thing that it was: only a Verified names a culprit.
 """
 
@@ -43,7 +44,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
 
 class Verified(msgspec.Struct, frozen=True, gc=False):
-    """An envelope whose signature holds under a registered key of the device that it names. Made by `signature` only."""
+    """An envelope whose signature holds under a key of the device that it names. Made by `signature` only."""
 
     envelope: Envelope
     sender: Sender

@@ -1,0 +1,162 @@
+"""How are records read from Kafka? By a consumer group that only assigns; the offsets live in the store.
+
+Each partition's loop reads its own partition, so a slow commit holds up no other, and what waits here is bounded by one
+fetch for each partition. The group's own offsets are written for the tools that watch lag; they are never believed.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError
+
+from ingest.config import Settings
+from ingest.core.message import RawRecord
+from ingest.ports import TroubleError
+
+LOG_APPEND_TIME = 1
+TRACEPARENT_CHARS_MAX = 64
+ADVISE_EVERY_S = 5.0
+POLL_INTERVAL_MS_MAX = (
+    86_400_000  # a database that is down for hours is no reason to leave the group; heartbeats say we live
+)
+
+Rebalanced = Callable[[frozenset[int]], Awaitable[None]]
+
+
+class KafkaLog:
+    """One topic, read as a member of a group. Use `open_log`."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, settings: Settings) -> None:
+        self._consumer = consumer
+        self._settings = settings
+        self._done: dict[TopicPartition, int] = {}
+
+    def seek(self, partition: int, offset: int) -> None:
+        """See ingest.ports.Log."""
+        try:
+            self._consumer.seek(self._at(partition), offset)
+        except IllegalStateError as error:
+            raise TroubleError(f"partition {partition} is not assigned to this worker any more") from error
+
+    async def read(self, partition: int, offset: int) -> Sequence[RawRecord]:
+        """See ingest.ports.Log."""
+        records = await self._gather(partition, offset)
+        if records and records[0].offset > offset:
+            # A hole at the very start may be the consumer's position gone astray: believe it only when it shows twice.
+            self.seek(partition, offset)
+            records = await self._gather(partition, offset)
+        return [_raw(record) for record in records]
+
+    def done(self, partition: int, next_offset: int) -> int:
+        """See ingest.ports.Log."""
+        at = self._at(partition)
+        self._done[at] = next_offset
+        end = self._consumer.highwater(at) if at in self._consumer.assignment() else None
+        return max(0, (end or next_offset) - next_offset)
+
+    async def advise(self) -> None:
+        """Write the committed offsets to the group every few seconds, for tools that show lag; it may fail."""
+        while True:
+            await asyncio.sleep(ADVISE_EVERY_S)
+            ours = {at: offset for at, offset in self._done.items() if at in self._consumer.assignment()}
+            if ours:
+                with contextlib.suppress(KafkaError):
+                    await self._consumer.commit(ours)
+
+    def _at(self, partition: int) -> TopicPartition:
+        return TopicPartition(self._settings.topic, partition)
+
+    async def _gather(self, partition: int, offset: int) -> list[ConsumerRecord]:
+        """Take what is there, and wait for more until the batch is full or its time is up."""
+        loop, limits = asyncio.get_running_loop(), self._settings
+        records = await self._fetch(partition, limits.batch_records_max, limits.batch_wait_ms)
+        size, until = _bytes(records), loop.time() + limits.batch_wait_ms / 1000
+        while records and len(records) < limits.batch_records_max and size < limits.batch_bytes_max:
+            left_ms = int((until - loop.time()) * 1000)
+            if left_ms <= 0:
+                break
+            more = await self._fetch(partition, limits.batch_records_max - len(records), left_ms)
+            size += _bytes(more)
+            records += more
+        return [record for record in records if record.offset >= offset]
+
+    async def _fetch(self, partition: int, records_max: int, wait_ms: int) -> list[ConsumerRecord]:
+        at = self._at(partition)
+        try:
+            fetched = await self._consumer.getmany(at, timeout_ms=wait_ms, max_records=records_max)
+        except NoOffsetForPartitionError:
+            return []  # left over from before our seek: the group has no offset of its own, and needs none
+        except (KafkaError, OSError) as error:
+            raise TroubleError(f"reading partition {partition}: {type(error).__name__}: {error}") from error
+        records: list[ConsumerRecord] = fetched.get(at, [])
+        return records
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka carries no types
+    """Tells the worker what was assigned. It only hints: the fence in the store decides who may commit."""
+
+    def __init__(self, assigned: Rebalanced, revoked: Rebalanced) -> None:
+        self._assigned, self._revoked = assigned, revoked
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        await self._assigned(frozenset(at.partition for at in assigned))
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        await self._revoked(frozenset(at.partition for at in revoked))
+
+
+@contextlib.asynccontextmanager
+async def open_log(settings: Settings, assigned: Rebalanced, revoked: Rebalanced) -> AsyncIterator[KafkaLog]:
+    """Join the group; leave it at the end of the block."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka,
+        group_id=settings.group,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        max_partition_fetch_bytes=settings.batch_bytes_max // 2,
+        max_poll_interval_ms=POLL_INTERVAL_MS_MAX,
+        rebalance_timeout_ms=int(settings.drain_s_max * 1000) + 5_000,
+        session_timeout_ms=10_000,
+        heartbeat_interval_ms=2_000,
+    )
+    log = KafkaLog(consumer, settings)
+    consumer.subscribe([settings.topic], listener=_Listener(assigned, revoked))
+    await _start(consumer)
+    advising = asyncio.create_task(log.advise())
+    try:
+        yield log
+    finally:
+        advising.cancel()
+        await asyncio.gather(advising, return_exceptions=True)
+        await consumer.stop()
+
+
+async def _start(consumer: AIOKafkaConsumer) -> None:
+    wait_s = 0.2
+    while True:
+        try:
+            await consumer.start()
+        except KafkaError as error:
+            structlog.get_logger().warning("trouble", what="kafka", error=str(error), retry_in_s=wait_s)
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, 5.0)
+        else:
+            return
+
+
+def _bytes(records: Sequence[ConsumerRecord]) -> int:
+    return sum(record.serialized_value_size for record in records)
+
+
+def _raw(record: ConsumerRecord) -> RawRecord:
+    if record.timestamp_type != LOG_APPEND_TIME:
+        raise TroubleError(
+            f"topic {record.topic} is not set to message.timestamp.type=LogAppendTime: "
+            "its times are the senders' claims; set it (for new records) and purge or move past the old ones"
+        )
+    trace = next((value for name, value in record.headers if name == "traceparent"), None) if record.headers else None
+    text = trace.decode("ascii", "replace")[:TRACEPARENT_CHARS_MAX].replace("\0", "") if trace else None
+    return RawRecord(record.topic, record.partition, record.offset, record.timestamp, record.value or b"", text)

@@ -1,0 +1,1 @@
+"""The store in PostgreSQL: migrations, named queries, and the one transaction that moves everything."""

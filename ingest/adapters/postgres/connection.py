@@ -1,0 +1,44 @@
+"""How do we speak to PostgreSQL? With times as whole microseconds since 1970 UTC, and one kind of error for trouble."""
+
+import contextlib
+from collections.abc import Iterator
+
+import asyncpg
+
+from ingest.ports import TroubleError
+
+Connection = asyncpg.Connection[asyncpg.Record]
+
+POSTGRES_EPOCH_US = 946_684_800_000_000  # 2000-01-01 UTC
+CONNECT_S_MAX = 10.0
+STATEMENT_S_MAX = 60.0
+
+_WORLD = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
+
+async def connect(database: str, name: str) -> Connection:
+    """Open a connection; `name` is what `pg_stat_activity` shows. Raises TroubleError."""
+    with trouble("connecting"):
+        connection = await asyncpg.connect(
+            database,
+            timeout=CONNECT_S_MAX,
+            command_timeout=STATEMENT_S_MAX,
+            server_settings={"application_name": name, "timezone": "UTC", "jit": "off"},
+        )
+        await connection.set_type_codec(
+            "timestamptz",
+            schema="pg_catalog",
+            format="tuple",
+            encoder=lambda us: (us - POSTGRES_EPOCH_US,),
+            decoder=lambda value: value[0] + POSTGRES_EPOCH_US,
+        )
+    return connection
+
+
+@contextlib.contextmanager
+def trouble(doing: str) -> Iterator[None]:
+    """Turn what a driver raises when the world is bad into the one error that the worker knows."""
+    try:
+        yield
+    except _WORLD as error:
+        raise TroubleError(f"PostgreSQL, {doing}: {type(error).__name__}: {error}") from error

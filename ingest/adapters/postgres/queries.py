@@ -1,0 +1,113 @@
+"""Which statements does the store run? All of them, by name; each is bounded by the batch that it serves."""
+
+# Lease ---------------------------------------------------------------------------------------------------------------
+
+TOPIC = """
+    insert into store.topic (topic) values ($1)
+    on conflict (topic) do update set topic = excluded.topic returning topic_no"""
+
+JUDGED_BY = """
+    insert into store.judged_by (build, engine, policy_digest, policy) values ($1, $2, $3, $4)
+    on conflict (build, engine, policy_digest) do update set build = excluded.build returning judged_by"""
+
+SCHEMA = """
+    insert into store.schema (fingerprint, name, definition) values ($1, $2, $3) on conflict (fingerprint) do nothing"""
+
+LEASE_EXISTS = """
+    insert into store.partition_lease (topic_no, partition) values ($1, $2) on conflict do nothing"""
+
+# The pid may be another program's by now: the start time tells.
+END_PREVIOUS_OWNER = """
+    select pg_terminate_backend(a.pid)
+    from store.partition_lease l
+    join pg_stat_activity a on a.pid = l.owner_pid and a.backend_start = l.owner_started
+    where l.topic_no = $1 and l.partition = $2 and a.pid <> pg_backend_pid()"""
+
+TAKE_OVER = """
+    update store.partition_lease set
+        owner_epoch = owner_epoch + 1, owner_pid = pg_backend_pid(), worker = $3, taken_at = now(),
+        owner_started = (select backend_start from pg_stat_activity where pid = pg_backend_pid())
+    where topic_no = $1 and partition = $2
+    returning owner_epoch, next_offset"""
+
+MOVE_OFFSET = """
+    update store.partition_lease set next_offset = $5
+    where topic_no = $1 and partition = $2 and owner_epoch = $3 and next_offset = $4"""
+
+# Key ring ------------------------------------------------------------------------------------------------------------
+
+SENDERS = """
+    select d.device_id, d.device_no, d.vehicle_no, v.tenant_no, s.key_version,
+           k.key_no, k.kid, k.algorithm, k.public_key, k.state, k.valid_from, k.valid_until, k.seq_cutoff
+    from store.device d
+    join store.device_state s using (device_no)
+    join store.vehicle v using (vehicle_no)
+    join store.device_key k using (device_no)
+    where d.device_id = any($1)"""
+
+REGISTERED_KIDS = """
+    select distinct kid from store.device_key where kid = any($1)"""
+
+# Recall --------------------------------------------------------------------------------------------------------------
+
+RECALL = """
+    select device_no, standing, key_version, epoch, held, boots, seen::text, seen_floor, highest, accepted
+    from store.device_state where device_no = any($1) order by device_no for no key update"""
+
+RECALL_CLOSED = """
+    select device_no, epoch, seen::text, seen_floor, highest, accepted
+    from store.closed_ledger where device_no = any($1)"""
+
+# The same content carries the same issued_at, so a retransmission is found in one day's partition.
+PRIOR_MESSAGES_ISSUED_AT = """
+    select m.device_no, m.epoch, m.seq, m.digest, m.boot
+    from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[]) n (device_no, epoch, seq, issued_at)
+    join store.message m using (device_no, epoch, seq, issued_at)"""
+
+PRIOR_MESSAGES = """
+    select m.device_no, m.epoch, m.seq, m.digest, m.boot
+    from unnest($1::bigint[], $2::bigint[], $3::bigint[]) n (device_no, epoch, seq)
+    join store.message m using (device_no, epoch, seq)"""
+
+PRIOR_HELD = """
+    select h.device_no, h.epoch, h.seq, h.digest, h.boot, h.reason
+    from unnest($1::bigint[], $2::bigint[], $3::bigint[]) n (device_no, epoch, seq)
+    join store.held h using (device_no, epoch, seq)"""
+
+# Commit --------------------------------------------------------------------------------------------------------------
+
+UPDATE_DEVICES = """
+    update store.device_state s set
+        held = u.held, boots = u.boots, seen = u.seen::int8multirange, seen_floor = u.seen_floor,
+        highest = u.highest, accepted = u.accepted
+    from unnest($1::bigint[], $2::integer[], $3::bytea[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[])
+        u (device_no, held, boots, seen, seen_floor, highest, accepted)
+    where s.device_no = u.device_no"""
+
+UPDATE_CLOSED = """
+    update store.closed_ledger c set
+        seen = u.seen::int8multirange, seen_floor = u.seen_floor, highest = u.highest, accepted = u.accepted
+    from unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
+        u (device_no, epoch, seen, seen_floor, highest, accepted)
+    where c.device_no = u.device_no and c.epoch = u.epoch"""
+
+BATCH = """
+    insert into store.batch (topic_no, partition, from_offset, to_offset, accepted, duplicate, held, refused,
+                             skipped, owner_epoch, judged_by, worker)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"""
+
+SKIPPED = """
+    insert into store.skipped (topic_no, partition, from_offset, to_offset)
+    select $1, $2, * from unnest($3::bigint[], $4::bigint[])"""
+
+# Days ----------------------------------------------------------------------------------------------------------------
+
+MISSING_DAYS = """
+    select parent, day::date as day
+    from (select unnest($1::text[]) as parent, $3::integer as back union all select unnest($2::text[]), 1) p,
+         (select (now() at time zone 'UTC')::date as today) t,
+         generate_series(today - back, today + $4::integer, interval '1 day') day
+    where to_regclass('store.' || parent || to_char(day, '_YYYYMMDD')) is null
+    order by parent, day"""
+
+PREPARE_DAY = "select store.prepare_day($1, $2)"

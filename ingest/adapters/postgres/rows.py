@@ -1,0 +1,184 @@
+"""How does an outcome become rows? Tuples in the order of the columns named here, ready for COPY."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, assert_never
+
+from ingest.core.device import Device
+from ingest.core.message import Envelope, RawRecord, Refused, Verified
+from ingest.core.outcome import Accepted, Duplicate, Held, Outcome
+from ingest.core.sequence import Ledger
+from ingest.core.verdict import Verdict
+
+Row = tuple[Any, ...]
+
+CALENDAR_US_MAX = 253_402_300_799_000_000  # 9999-12-31
+
+MESSAGE = (
+    "topic_no", "partition", "kafka_offset", "received_at", "issued_at", "expires_at", "time_quality", "device_no",
+    "vehicle_no", "tenant_no", "key_no", "cose_alg", "epoch", "seq", "boot", "software", "configuration", "schema",
+    "samples", "digest", "traceparent", "judged_by", "envelope",
+)  # fmt: skip
+HELD = (
+    "topic_no", "partition", "kafka_offset", "reason", "received_at", "issued_at_s", "device_no", "key_no", "epoch",
+    "seq", "boot", "digest", "traceparent", "judged_by", "envelope",
+)  # fmt: skip
+EXCEPTION = (
+    "topic_no", "partition", "kafka_offset", "verdict", "reason", "detail", "received_at", "reached", "device_id",
+    "epoch", "seq", "digest", "judged_by", "envelope_bytes", "envelope",
+)  # fmt: skip
+SAMPLE = ("device_no", "epoch", "seq", "sample_no", "issued_at", "recorded_at")
+
+
+def microseconds(seconds: float) -> int:
+    """Round a device's time to what the calendar of the store can tell apart."""
+    return round(seconds * 1_000_000)
+
+
+def calendar(us: int) -> int:
+    """Keep a claimed time within what a timestamp can say."""
+    return max(0, min(us, CALENDAR_US_MAX))
+
+
+def signed(fingerprint: int) -> int:
+    """Show an unsigned 64-bit number as the signed one with the same bits: bigint has no other."""
+    return fingerprint - 2**64 if fingerprint >= 2**63 else fingerprint
+
+
+def messages(accepted: Iterable[Accepted], topic_no: int, judged_by: int) -> list[Row]:
+    """Give the rows of `store.message`."""
+    return [_message(one, topic_no, judged_by) for one in accepted]
+
+
+def _message(one: Accepted, topic_no: int, judged_by: int) -> Row:
+    reading = one.reading
+    verified = reading.verified
+    envelope, sender = verified.envelope, verified.sender
+    record = envelope.record
+    expires_at_s = envelope.expires_at_s
+    return (
+        topic_no, record.partition, record.offset, record.received_at_ms * 1000, microseconds(envelope.issued_at_s),
+        None if expires_at_s is None else calendar(microseconds(expires_at_s)), one.quality.value, sender.device_no,
+        sender.vehicle_no, sender.tenant_no, verified.key.key_no, envelope.alg, envelope.epoch, envelope.seq,
+        envelope.boot, envelope.software, envelope.configuration, signed(reading.schema),
+        len(reading.samples), verified.digest, record.traceparent, judged_by, record.value,
+    )  # fmt: skip
+
+
+def samples(accepted: Iterable[Accepted], fields: dict[str, tuple[str, ...]]) -> dict[str, list[Row]]:
+    """Give the rows of the sample tables, by kind; `fields` names each kind's columns after the common ones."""
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for one in accepted:
+        envelope, sender = one.reading.verified.envelope, one.reading.verified.sender
+        at = (sender.device_no, envelope.epoch, envelope.seq)
+        issued_at = microseconds(envelope.issued_at_s)
+        for sample_no, sample in enumerate(one.reading.samples):
+            values = sample.fields
+            get = values.get
+            rows[sample.kind].append(
+                (*at, sample_no, issued_at, values["recorded_at_us"], *[get(name) for name in fields[sample.kind]])
+            )
+    return rows
+
+
+def held(waiting: Iterable[Held], topic_no: int, judged_by: int) -> list[Row]:
+    """Give the rows of `store.held`: whole, so that they can be judged again."""
+    return [
+        (
+            topic_no, record.partition, record.offset, one.reason.value, record.received_at_ms * 1000,
+            envelope.issued_at_s, verified.sender.device_no, verified.key.key_no, envelope.epoch, envelope.seq,
+            envelope.boot, verified.digest, record.traceparent, judged_by, record.value,
+        )
+        for one in waiting
+        for verified in (one.message.verified,)
+        for envelope in (verified.envelope,)
+        for record in (envelope.record,)
+    ]  # fmt: skip
+
+
+def exceptions(outcome: Outcome, topic_no: int, judged_by: int, bytes_max: int) -> list[Row]:
+    """Give the rows of `store.exception`: every duplicate and every refusal, with the beginning of its bytes."""
+    ended: list[Duplicate | Refused] = [*outcome.duplicates, *outcome.refused]
+    return [
+        (topic_no, *_exception(one), judged_by, len(value), value[:bytes_max])
+        for one in ended
+        for value in (_record(one).value,)
+    ]
+
+
+def _exception(one: Duplicate | Refused) -> Row:
+    reached = one.verified if isinstance(one, Duplicate) else one.reached
+    record = _record(one)
+    verdict = Verdict.DUPLICATE if isinstance(one, Duplicate) else Verdict.REFUSED
+    reason, detail = (None, None) if isinstance(one, Duplicate) else (one.reason.value, one.detail)
+    return (
+        record.partition, record.offset, verdict.value, reason, detail, record.received_at_ms * 1000, *_claims(reached),
+    )  # fmt: skip
+
+
+def _claims(reached: RawRecord | Envelope | Verified) -> Row:
+    match reached:
+        case Verified(envelope=envelope, digest=digest):
+            return "verified", envelope.device_id, envelope.epoch, envelope.seq, digest
+        case Envelope():
+            return "envelope", reached.device_id, reached.epoch, reached.seq, None
+        case RawRecord():
+            return "record", None, None, None, None
+        case _:
+            assert_never(reached)
+
+
+def _record(one: Duplicate | Refused) -> RawRecord:
+    match one:
+        case Duplicate(verified=verified):
+            return verified.envelope.record
+        case Refused(reached=Verified(envelope=envelope)):
+            return envelope.record
+        case Refused(reached=Envelope(record=record)):
+            return record
+        case Refused(reached=RawRecord() as record):
+            return record
+        case _:
+            raise AssertionError(one)
+
+
+def devices(changed: Sequence[Device]) -> list[list[Any]]:
+    """Give the columns for UPDATE_DEVICES: each device's current epoch."""
+    current = [device.ledgers.get(device.epoch, Ledger()) for device in changed]
+    return [
+        [device.device_no for device in changed],
+        [device.held for device in changed],
+        [b"".join(device.boots) for device in changed],
+        *_ledgers(current),
+    ]
+
+
+def closed(changed: Sequence[Device]) -> list[list[Any]]:
+    """Give the columns for UPDATE_CLOSED: the ledgers of epochs that the registry has closed."""
+    old = [
+        (device.device_no, epoch, ledger)
+        for device in changed
+        for epoch, ledger in device.ledgers.items()
+        if epoch != device.epoch
+    ]
+    return [[no for no, _, _ in old], [epoch for _, epoch, _ in old], *_ledgers([ledger for _, _, ledger in old])]
+
+
+def _ledgers(ledgers: Sequence[Ledger]) -> list[list[Any]]:
+    return [
+        [multirange(ledger.ranges) for ledger in ledgers],
+        [ledger.floor for ledger in ledgers],
+        [ledger.highest for ledger in ledgers],
+        [ledger.accepted for ledger in ledgers],
+    ]
+
+
+def multirange(ranges: Sequence[int]) -> str:
+    """Write half-open ranges as PostgreSQL's text form: {[1,5),[7,9)}."""
+    return "{" + ",".join(f"[{lo},{hi})" for lo, hi in zip(ranges[::2], ranges[1::2], strict=True)) + "}"
+
+
+def ledger(seen: str, floor: int, highest: int, accepted: int) -> Ledger:
+    """Read a ledger from its columns."""
+    numbers = seen.strip("{}").replace("[", "").replace(")", "").split(",") if seen != "{}" else []
+    return Ledger(tuple(map(int, numbers)), floor, highest, accepted)

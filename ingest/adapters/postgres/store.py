@@ -1,0 +1,277 @@
+"""How does a batch become durable? Its verdicts, device rows and offset together, or not at all.
+
+The fence is two-fold: the lease's owner_epoch (a successor raises it and ends our backend) and a compare-and-swap on
+next_offset (a COMMIT whose reply was lost may have taken effect). After any exception inside a transaction the
+connection is ended, never used again: the next one reads the lease and goes on from there.
+"""
+
+import contextlib
+import os
+import socket
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+
+import asyncpg
+import msgspec
+
+from ingest.adapters.postgres import queries, rows
+from ingest.adapters.postgres.connection import Connection, connect, trouble
+from ingest.adapters.postgres.days import prepare_days
+from ingest.core.device import Algorithm, Device, Key, KeyRing, KeyState, Sender, Standing
+from ingest.core.judge import KeysMovedError, Number, Prior, Priors, number, owns_its_number
+from ingest.core.message import Envelope, Examined, Refused, Verified
+from ingest.core.outcome import Outcome
+from ingest.core.policy import Policy
+from ingest.core.schema import Schema
+from ingest.core.sequence import Ledger
+from ingest.core.verdict import Hold, Verdict
+from ingest.ports import FencedError
+
+
+class Provenance(msgspec.Struct, frozen=True):
+    """What every verdict of this process records of how it was reached."""
+
+    build: str
+    engine: str
+    policy: Policy
+    schemas: tuple[Schema, ...]
+
+
+class PostgresStore:
+    """The store behind `ingest.ports.Store`."""
+
+    def __init__(self, database: str, provenance: Provenance) -> None:
+        self._database = database
+        self._provenance = provenance
+        self._fields = _fields(provenance.schemas)
+        self.worker = f"{socket.gethostname()}:{os.getpid()}"
+
+    @contextlib.asynccontextmanager
+    async def take_over(self, topic: str, partition: int) -> AsyncIterator["PostgresLease"]:
+        """See ingest.ports.Store."""
+        connection = await connect(self._database, f"weighbridge {topic}/{partition}")
+        try:
+            with trouble(f"taking over partition {partition}"):
+                lease = await self._own(connection, topic, partition)
+            yield lease
+        finally:
+            connection.terminate()
+
+    async def _own(self, connection: Connection, topic: str, partition: int) -> "PostgresLease":
+        await prepare_days(connection)
+        topic_no = await connection.fetchval(queries.TOPIC, topic)
+        judged_by = await self._sign(connection)
+        await connection.execute(queries.LEASE_EXISTS, topic_no, partition)
+        await connection.execute(queries.END_PREVIOUS_OWNER, topic_no, partition)
+        taken = await connection.fetchrow(queries.TAKE_OVER, topic_no, partition, self.worker)
+        assert taken is not None, "the lease row was made above"
+        refused_bytes_max = self._provenance.policy.refused_bytes_max
+        stamp = _Stamp(topic_no, partition, taken["owner_epoch"], judged_by, self.worker, refused_bytes_max)
+        return PostgresLease(connection, stamp, taken["next_offset"], self._fields)
+
+    async def _sign(self, connection: Connection) -> int:
+        """Write down how this process judges, so that each verdict can say so with one number."""
+        known = self._provenance
+        for schema in known.schemas:
+            await connection.execute(queries.SCHEMA, rows.signed(schema.fingerprint), schema.name, schema.text)
+        policy = msgspec.json.encode(known.policy).decode()
+        judged_by: int = await connection.fetchval(
+            queries.JUDGED_BY, known.build, known.engine, known.policy.digest(), policy
+        )
+        return judged_by
+
+
+class _Stamp(msgspec.Struct, frozen=True):
+    """What the rows of one ownership have in common."""
+
+    topic_no: int
+    partition: int
+    owner_epoch: int
+    judged_by: int
+    worker: str
+    refused_bytes_max: int
+
+
+class PostgresLease:
+    """One partition on one connection, until an exception or a successor ends it."""
+
+    def __init__(
+        self, connection: Connection, stamp: _Stamp, next_offset: int, fields: dict[str, tuple[str, ...]]
+    ) -> None:
+        self._connection = connection
+        self._stamp = stamp
+        self._fields = fields
+        self._next_offset = next_offset
+
+    @property
+    def next_offset(self) -> int:
+        """See ingest.ports.Lease."""
+        return self._next_offset
+
+    async def key_ring(self, messages: Iterable[Envelope | Refused]) -> KeyRing:
+        """See ingest.ports.Lease."""
+        envelopes = [message for message in messages if isinstance(message, Envelope)]
+        with trouble("reading keys"):
+            found = await self._connection.fetch(queries.SENDERS, list({envelope.device_id for envelope in envelopes}))
+            senders = _senders(found)
+            strange = {e.kid for e in envelopes if e.device_id in senders and e.kid not in senders[e.device_id].keys}
+            foreign = await self._connection.fetch(queries.REGISTERED_KIDS, list(strange)) if strange else []
+        return KeyRing(senders, frozenset(row["kid"] for row in foreign))
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator["PostgresTransaction"]:
+        """See ingest.ports.Lease. Leaves the connection usable only after success, or when keys have moved."""
+        with trouble("committing a batch"):
+            try:
+                async with self._connection.transaction(isolation="read_committed"):
+                    batch = PostgresTransaction(self._connection, self._stamp, self._next_offset, self._fields)
+                    yield batch
+            except KeysMovedError:
+                raise
+            except BaseException:
+                self._connection.terminate()
+                raise
+        self._next_offset = batch.next_offset
+
+
+class PostgresTransaction:
+    """One batch being committed, in the order that never deadlocks: device rows, messages, device rows, lease."""
+
+    def __init__(
+        self, connection: Connection, stamp: _Stamp, next_offset: int, fields: dict[str, tuple[str, ...]]
+    ) -> None:
+        self._connection = connection
+        self._stamp = stamp
+        self._fields = fields
+        self.next_offset = next_offset
+
+    async def recall(self, examined: Iterable[Examined]) -> Mapping[int, Device]:
+        """See ingest.ports.Transaction."""
+        verified = [message.verified for message in examined if not isinstance(message, Refused)]
+        found = await self._connection.fetch(queries.RECALL, sorted({v.sender.device_no for v in verified}))
+        epochs = {row["device_no"]: row["epoch"] for row in found}
+        late = {v.sender.device_no for v in verified if v.envelope.epoch < epochs[v.sender.device_no]}
+        closed = await self._connection.fetch(queries.RECALL_CLOSED, sorted(late)) if late else []
+        devices = {row["device_no"]: _device(row) for row in found}
+        for row in closed:
+            devices[row["device_no"]].ledgers[row["epoch"]] = _ledger(row)
+        return devices
+
+    async def priors(self, suspects: Sequence[Verified]) -> Priors:
+        """See ingest.ports.Transaction."""
+        priors: dict[Number, list[Prior]] = defaultdict(list)
+        if suspects:
+            numbers = [number(verified) for verified in suspects]
+            times = [_issued_at(verified) for verified in suspects]
+            await self._find(priors, queries.PRIOR_MESSAGES_ISSUED_AT, numbers, times)
+            await self._find(priors, queries.PRIOR_MESSAGES, [n for n in numbers if n not in priors])
+            await self._find(priors, queries.PRIOR_HELD, numbers)
+        return priors
+
+    async def _find(
+        self, priors: dict[Number, list[Prior]], query: str, numbers: Sequence[Number], *more: object
+    ) -> None:
+        if not numbers:
+            return
+        for row in await self._connection.fetch(query, *_columns(numbers), *more):
+            owner = "reason" not in row or owns_its_number(Hold(row["reason"]))
+            found = Prior(row["digest"], row["boot"], owner)
+            known = priors[row["device_no"], row["epoch"], row["seq"]]
+            if found not in known:
+                known.append(found)
+
+    async def commit(self, outcome: Outcome) -> None:
+        """See ingest.ports.Transaction."""
+        stamp = self._stamp
+        await self._copy("message", rows.MESSAGE, rows.messages(outcome.accepted, stamp.topic_no, stamp.judged_by))
+        for kind, found in sorted(rows.samples(outcome.accepted, self._fields).items()):
+            await self._copy(table_of(kind), rows.SAMPLE + self._fields[kind], found)
+        await self._copy("held", rows.HELD, rows.held(outcome.held, stamp.topic_no, stamp.judged_by))
+        refused = rows.exceptions(outcome, stamp.topic_no, stamp.judged_by, stamp.refused_bytes_max)
+        await self._copy("exception", rows.EXCEPTION, refused)
+        await self._update(outcome.devices)
+        await self._close(outcome)
+
+    async def _copy(self, table: str, columns: Sequence[str], records: Sequence[rows.Row]) -> None:
+        if records:
+            await self._connection.copy_records_to_table(table, records=records, columns=columns, schema_name="store")
+
+    async def _update(self, devices: Sequence[Device]) -> None:
+        if devices:
+            await self._connection.execute(queries.UPDATE_DEVICES, *rows.devices(devices))
+        old = rows.closed(devices)
+        if old[0]:
+            await self._connection.execute(queries.UPDATE_CLOSED, *old)
+
+    async def _close(self, outcome: Outcome) -> None:
+        """Write the batch's summary and, last of all, move the offset: one row, or we are fenced."""
+        stamp, span = self._stamp, outcome.span
+        totals = [outcome.total(verdict) for verdict in Verdict]
+        skipped = sum(end - start for start, end in span.skipped)
+        if span.skipped:
+            starts, ends = zip(*span.skipped, strict=True)
+            await self._connection.execute(queries.SKIPPED, stamp.topic_no, stamp.partition, starts, ends)
+        await self._connection.execute(
+            queries.BATCH, stamp.topic_no, stamp.partition, span.from_offset, span.to_offset, *totals, skipped,
+            stamp.owner_epoch, stamp.judged_by, stamp.worker,
+        )  # fmt: skip
+        moved = await self._connection.execute(
+            queries.MOVE_OFFSET, stamp.topic_no, stamp.partition, stamp.owner_epoch, self.next_offset, span.to_offset
+        )
+        if moved != "UPDATE 1":
+            raise FencedError(f"partition {stamp.partition}: another worker owns it since epoch {stamp.owner_epoch}")
+        self.next_offset = span.to_offset
+
+
+def table_of(kind: str) -> str:
+    """Name the table of a kind of sample: VehicleState is kept in vehicle_state."""
+    return "".join("_" + char.lower() if char.isupper() else char for char in kind).lstrip("_")
+
+
+def _fields(schemas: Iterable[Schema]) -> dict[str, tuple[str, ...]]:
+    """List each kind's columns after the common ones: the fields of all versions, in the order of their appearance."""
+    fields: dict[str, dict[str, None]] = defaultdict(dict)
+    for schema in schemas:
+        for kind in schema.kinds:
+            fields[kind.name].update(
+                dict.fromkeys(field.name for field in kind.fields if field.name != "recorded_at_us")
+            )
+    return {kind: tuple(names) for kind, names in fields.items()}
+
+
+def _columns(numbers: Sequence[Number]) -> list[list[int]]:
+    return [[n[0] for n in numbers], [n[1] for n in numbers], [n[2] for n in numbers]]
+
+
+def _senders(found: Iterable[asyncpg.Record]) -> dict[str, Sender]:
+    senders: dict[str, Sender] = {}
+    for row in found:
+        sender = senders.get(row["device_id"])
+        if sender is None:
+            sender = Sender(row["device_no"], row["vehicle_no"], row["tenant_no"], row["key_version"], {})
+            senders[row["device_id"]] = sender
+        sender.keys[row["kid"]] = _key(row)
+    return senders
+
+
+def _key(row: asyncpg.Record) -> Key:
+    return Key(
+        row["key_no"], row["kid"], Algorithm(row["algorithm"]), row["public_key"], KeyState(row["state"]),
+        row["valid_from"] // 1000, row["valid_until"] // 1000, row["seq_cutoff"],
+    )  # fmt: skip
+
+
+def _device(row: asyncpg.Record) -> Device:
+    boots = row["boots"]
+    return Device(
+        row["device_no"], Standing(row["standing"]), row["key_version"], row["epoch"], row["held"],
+        tuple(boots[at : at + 8] for at in range(0, len(boots), 8)), {row["epoch"]: _ledger(row)},
+    )  # fmt: skip
+
+
+def _ledger(row: asyncpg.Record) -> Ledger:
+    return rows.ledger(row["seen"], row["seen_floor"], row["highest"], row["accepted"])
+
+
+def _issued_at(verified: Verified) -> int:
+    return rows.calendar(rows.microseconds(verified.envelope.issued_at_s))

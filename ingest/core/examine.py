@@ -1,0 +1,41 @@
+"""What can be said of a message on its own? Bytes in, checked value or refusal out: no memory, no clock, no I/O.
+
+Cost order, and so the order of reasons: size, shape, device and key, signature, expiry, payload.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from ingest.core import envelope, signature
+from ingest.core.device import KeyRing
+from ingest.core.freshness import expired
+from ingest.core.message import Envelope, Examined, RawRecord, Refused, Verified
+from ingest.core.payload import Catalogue, read_payload
+from ingest.core.policy import Policy
+from ingest.core.verdict import Refusal
+
+
+class Examiner(msgspec.Struct, frozen=True):
+    """What an examination needs beside the message and the keys: the limits, the schemas and the means to verify."""
+
+    policy: Policy
+    catalogue: Catalogue
+    engine: signature.Engine
+
+    def read(self, records: Sequence[RawRecord]) -> list[Envelope | Refused]:
+        """Size and shape: what each record claims to be."""
+        bytes_max = self.policy.envelope_bytes_max
+        return [envelope.read(record, bytes_max) for record in records]
+
+    def examine(self, messages: Sequence[Envelope | Refused], ring: KeyRing) -> list[Examined]:
+        """Signatures, expiry and payloads, in the order of the messages; a refusal stays what it is."""
+        proven = iter(signature.verify([m for m in messages if isinstance(m, Envelope)], ring, self.engine))
+        return [self._examined(m if isinstance(m, Refused) else next(proven)) for m in messages]
+
+    def _examined(self, message: Verified | Refused) -> Examined:
+        if isinstance(message, Refused):
+            return message
+        if expired(message.envelope):
+            return Refused(message, Refusal.EXPIRED, "received after the exp that the device set")
+        return read_payload(message, self.catalogue, self.policy.samples_max)

@@ -1,0 +1,104 @@
+"""What does a batch change, all told? Verdicts, device rows and the next offset, to be committed together."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import assert_never
+
+import msgspec
+
+from ingest.core.device import Device
+from ingest.core.message import RawRecord, Reading, Refused, Unreadable, Verified
+from ingest.core.verdict import Hold, TimeQuality, Verdict
+
+
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """Authentic, fresh, new and valid: to be stored."""
+
+    reading: Reading
+    quality: TimeQuality
+
+
+class Duplicate(msgspec.Struct, frozen=True, gc=False):
+    """The same number with the same content was already accepted or held."""
+
+    verified: Verified
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """Authentic, but waits for a person or a schema: kept whole."""
+
+    message: Reading | Unreadable
+    reason: Hold
+
+
+Judged = Accepted | Duplicate | Held | Refused
+
+
+class Span(msgspec.Struct, frozen=True, gc=False):
+    """The part of a partition that a batch covers: from_offset <= offset < to_offset, less what the log skipped."""
+
+    topic: str
+    partition: int
+    from_offset: int
+    to_offset: int
+    skipped: tuple[tuple[int, int], ...] = ()  # half-open ranges without a record (transaction markers, compaction)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """All that a batch changes. Consumed = accepted + duplicates + held + refused, always."""
+
+    span: Span
+    accepted: list[Accepted]
+    duplicates: list[Duplicate]
+    held: list[Held]
+    refused: list[Refused]
+    devices: list[Device]  # the rows that change, by device_no
+    counts: Mapping[tuple[Verdict, str], int]  # by verdict and reason ("" where there is none)
+
+    @property
+    def consumed(self) -> int:
+        """How many records the batch held."""
+        return len(self.accepted) + len(self.duplicates) + len(self.held) + len(self.refused)
+
+    def total(self, verdict: Verdict) -> int:
+        """How many records got this verdict."""
+        return sum(n for (given, _), n in self.counts.items() if given is verdict)
+
+
+def account(judged: Sequence[Judged], devices: list[Device], span: Span) -> Outcome:
+    """Sort a batch's verdicts; a record without exactly one verdict is our own fault, and fatal."""
+    accepted = [j for j in judged if isinstance(j, Accepted)]
+    duplicates = [j for j in judged if isinstance(j, Duplicate)]
+    held = [j for j in judged if isinstance(j, Held)]
+    refused = [j for j in judged if isinstance(j, Refused)]
+    counts = Counter(_kind(j) for j in judged)
+    outcome = Outcome(span, accepted, duplicates, held, refused, devices, counts)
+    positions = span.to_offset - span.from_offset - sum(end - start for start, end in span.skipped)
+    assert outcome.consumed == len(judged) == positions, f"{positions} positions, {outcome.consumed} verdicts"
+    return outcome
+
+
+def span_of(records: Sequence[RawRecord], next_offset: int) -> Span:
+    """Measure a batch against the offset where the last one ended, and note what the log skipped in between."""
+    skipped, expected = [], next_offset
+    for record in records:
+        assert record.offset >= expected, f"offset {record.offset} again; {expected} was next"
+        if record.offset > expected:
+            skipped.append((expected, record.offset))
+        expected = record.offset + 1
+    first = records[0]
+    return Span(first.topic, first.partition, next_offset, expected, tuple(skipped))
+
+
+def _kind(judged: Judged) -> tuple[Verdict, str]:
+    match judged:
+        case Accepted():
+            return Verdict.ACCEPTED, ""
+        case Duplicate():
+            return Verdict.DUPLICATE, ""
+        case Held(reason=hold):
+            return Verdict.HELD, hold
+        case Refused(reason=refusal):
+            return Verdict.REFUSED, refusal
+        case _:
+            assert_never(judged)

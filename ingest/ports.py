@@ -1,0 +1,68 @@
+"""What do the worker's rooms need of the world? Two things: a log to read and a store to commit to."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from ingest.core.device import Device, KeyRing
+from ingest.core.judge import Priors
+from ingest.core.message import Envelope, Examined, RawRecord, Refused, Verified
+from ingest.core.outcome import Outcome
+
+
+class TroubleError(Exception):
+    """The world is bad (broker, database, network): nothing was decided; back off, take over again, recall again."""
+
+
+class FencedError(TroubleError):
+    """Another worker has taken the partition over: what this one was about to commit is not ours to say any more."""
+
+
+class Log(Protocol):
+    """The partitions of a topic that are assigned to this worker."""
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Read on from this offset. Raises TroubleError when the partition is not (or no longer) ours."""
+
+    async def read(self, partition: int, offset: int) -> Sequence[RawRecord]:
+        """Wait for records at or after `offset` and gather a batch within the limits; empty when none came in time.
+
+        Raises TroubleError when the broker fails or its log is not the one that we knew.
+        """
+
+    def done(self, partition: int, next_offset: int) -> int:
+        """Note what was committed, for the tools that watch the group; returns how many records are still waiting."""
+
+
+class Transaction(Protocol):
+    """One batch being committed: everything or nothing."""
+
+    async def recall(self, examined: Iterable[Examined]) -> Mapping[int, Device]:
+        """Lock the rows of the batch's senders, in device order, and read them. Keyed by device_no."""
+
+    async def priors(self, suspects: Sequence[Verified]) -> Priors:
+        """Find the messages, stored or held, that used the numbers of the suspects before."""
+
+    async def commit(self, outcome: Outcome) -> None:
+        """Write all that the batch changes and, last, move the lease's offset. Raises FencedError."""
+
+
+class Lease(Protocol):
+    """A partition that this worker owns until somebody takes it over."""
+
+    @property
+    def next_offset(self) -> int:
+        """Where the next batch begins."""
+
+    async def key_ring(self, messages: Iterable[Envelope | Refused]) -> KeyRing:
+        """Read, without locks, the keys of the devices that these messages name."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Begin; commit at the end of the block; after any exception inside it the lease is of no more use."""
+
+
+class Store(Protocol):
+    """Where verdicts are kept."""
+
+    def take_over(self, topic: str, partition: int) -> AbstractAsyncContextManager[Lease]:
+        """End the previous owner, fence it, and own the partition. Raises TroubleError."""

@@ -1,0 +1,114 @@
+"""How does a batch go through the house? Read, examine, recall, judge, commit: one loop for each partition of ours.
+
+The loop holds no state between batches: nothing to flush on a rebalance, nothing to invalidate after a crash.
+Trouble of the world is never a verdict: nothing was committed, so the partition is taken over and recalled again.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from ingest.core.device import KeyRing
+from ingest.core.examine import Examiner
+from ingest.core.judge import KeysMovedError, judge, suspects
+from ingest.core.message import Envelope, Examined, RawRecord, Refused
+from ingest.core.outcome import Outcome, span_of
+from ingest.ports import FencedError, Lease, Log, Store, TroubleError
+
+EXAMINE_STEP = 256  # messages examined between two turns of the event loop: 25 ms at the portable engine's pace
+BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 5.0
+
+
+class Observer(Protocol):
+    """Who is told what happened: the metrics."""
+
+    def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:
+        """Take note of a committed batch, the time it took, and how many records wait behind it."""
+
+    def trouble(self, error: TroubleError) -> None:
+        """Take note of an attempt that came to nothing."""
+
+    def taken(self, partition: int) -> None:
+        """Take note of a partition taken over."""
+
+    def left(self, partition: int) -> None:
+        """Take note of a partition given up."""
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """What the loops share: the log, the store, the examiner and who is told."""
+
+    topic: str
+    log: Log
+    store: Store
+    examiner: Examiner
+    observer: Observer
+
+    async def tend(self, partition: int, stopping: asyncio.Event) -> None:
+        """Own one partition until told to stop; through any trouble, with a bounded back-off and jitter."""
+        backoff_s = BACKOFF_S_MIN
+        while not stopping.is_set():
+            try:
+                async with self.store.take_over(self.topic, partition) as lease:
+                    self.log.seek(partition, lease.next_offset)
+                    self.observer.taken(partition)
+                    backoff_s = BACKOFF_S_MIN
+                    await self._consume(lease, partition, stopping)
+            except TroubleError as error:
+                self.observer.trouble(error)
+                _report(partition, error, backoff_s)
+                await _pause(stopping, backoff_s * random.uniform(0.5, 1.5))  # noqa: S311 (spreads the retries; no secret)
+                backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
+            finally:
+                self.observer.left(partition)
+
+    async def _consume(self, lease: Lease, partition: int, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
+            records = await self.log.read(partition, lease.next_offset)
+            if records:
+                started = time.monotonic()
+                outcome = await self._weigh(lease, records)
+                waiting = self.log.done(partition, outcome.span.to_offset)
+                self.observer.batch(outcome, time.monotonic() - started, waiting)
+
+    async def _weigh(self, lease: Lease, records: Sequence[RawRecord]) -> Outcome:
+        """Walk the corridor once; a key that changes between the reading and the lock sends the batch round again."""
+        span = span_of(records, lease.next_offset)
+        messages = self.examiner.read(records)
+        while True:
+            examined = await self._examine(messages, await lease.key_ring(messages))
+            try:
+                async with lease.transaction() as transaction:
+                    devices = await transaction.recall(examined)
+                    priors = await transaction.priors(suspects(examined, devices))
+                    outcome = judge(examined, devices, priors, self.examiner.policy, span)
+                    await transaction.commit(outcome)
+            except KeysMovedError:
+                continue
+            return outcome
+
+    async def _examine(self, messages: Sequence[Envelope | Refused], ring: KeyRing) -> list[Examined]:
+        """Examine in steps, so that heartbeats and the other partitions get their turn."""
+        examined: list[Examined] = []
+        for start in range(0, len(messages), EXAMINE_STEP):
+            examined += self.examiner.examine(messages[start : start + EXAMINE_STEP], ring)
+            await asyncio.sleep(0)
+        return examined
+
+
+def _report(partition: int, error: TroubleError, backoff_s: float) -> None:
+    log = structlog.get_logger()
+    event = "fenced" if isinstance(error, FencedError) else "trouble"
+    log.warning(event, partition=partition, error=str(error), retry_in_s=round(backoff_s, 2))
+
+
+async def _pause(stopping: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stopping.wait(), seconds)
+    except TimeoutError:
+        return
