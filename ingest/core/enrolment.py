@@ -80,8 +80,8 @@ def _ed25519(key: ed25519.Ed25519PublicKey) -> bytes:
     public = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
     if not crypto_core_ed25519_is_valid_point(public):
         raise EnrolmentError(
-            "this Ed25519 key is not a point of the prime-order group in canonical form, so that signatures anyone could "
-            "make might hold under it: no proper key generator gives such a key; make a new pair"
+            "this Ed25519 key is not a point of the prime-order group in canonical form: signatures that anyone can "
+            "make might hold under it, and no proper key generator gives such a key; make a new pair"
         )
     return public
 

@@ -319,7 +319,7 @@ def _explain_signature(size: int) -> NoReturn:
 
 
 _CLAIMS = _Map(
-    "the claims",
+    "label 15 (claims)",
     {
         b"\x02": _Field("sub", "claim 2 (sub)", _device_id),
         b"\x06": _Field("iat", "claim 6 (iat)", _time),
