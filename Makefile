@@ -1,0 +1,29 @@
+# Everything here works alone after a bare clone. ARGS passes arguments on: make demo ARGS="--seconds 10".
+SHELL := /bin/bash
+PYTHON ?=
+export PYTHON
+BIN := .venv/bin
+
+.PHONY: setup demo test check lock clean
+
+setup:
+	@bash deploy/environment.sh
+	@$(BIN)/python -m deploy.software
+
+demo: setup
+	@$(BIN)/weighbridge demo $(ARGS)
+
+test: setup
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock:
+	@bash deploy/lock.sh
+
+clean:
+	@bash deploy/clean.sh

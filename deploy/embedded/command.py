@@ -1,0 +1,62 @@
+"""What does a person type to have the servers, and what does a shell read back?"""
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from deploy import embedded, software
+from deploy.embedded.pair import Condition
+
+STATE = Path(__file__).resolve().parents[2] / ".weighbridge"
+STOPPED = 3  # the exit status of `status` for a server that is not running, as with service scripts (LSB)
+
+state_option = click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=STATE,
+    show_default=".weighbridge of the checkout",
+    help="Directory that the servers keep their data, logs and addresses in.",
+)
+
+
+def say(line: str) -> None:
+    """Tell the person; stdout is for the shell."""
+    click.echo(line, err=True)
+
+
+@click.command
+@state_option
+def up(state: Path) -> None:
+    """Start Kafka and PostgreSQL unless they run. For a shell: eval "$(weighbridge up)"."""
+    try:
+        addresses = embedded.up(state, say)
+    except (software.Missing, embedded.Stuck) as problem:
+        raise click.ClickException(str(problem)) from None
+    click.echo(f"export WEIGHBRIDGE_KAFKA={shlex.quote(addresses.kafka)}")
+    click.echo(f"export WEIGHBRIDGE_DATABASE={shlex.quote(addresses.database)}")
+
+
+@click.command
+@state_option
+def status(state: Path) -> None:
+    """Say how Kafka and PostgreSQL are. Exit status 0: both can be used; 3: not both."""
+    reports = embedded.status(state)
+    for report in reports:
+        where = f"at {report.address}" if report.address else "never started"
+        process = f", process {report.pid}" if report.pid else ""
+        click.echo(f"{report.name}: {report.condition}, {where}{process}")
+    if not {report.condition for report in reports} <= {Condition.RUNNING, Condition.GIVEN}:
+        sys.exit(STOPPED)
+
+
+@click.command
+@state_option
+def down(state: Path) -> None:
+    """Stop Kafka and PostgreSQL. Their data stay, for the next `up`."""
+    try:
+        embedded.down(state, say)
+    except embedded.Stuck as problem:
+        raise click.ClickException(str(problem)) from None
+    say("Kafka and PostgreSQL are down")
