@@ -51,6 +51,11 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
     key: Key
     digest: bytes  # SHA-256(Sig_structure): the identity of the content
 
+    @property
+    def record(self) -> RawRecord:
+        """The Kafka record that it came in."""
+        return self.envelope.record
+
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
     """One sample of a message: its kind (the record name of the schema) and its fields by name."""
@@ -80,6 +85,11 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     reached: RawRecord | Envelope | Verified
     reason: Refusal
     detail: str  # one short line for people: what was wrong; never payload, never secrets
+
+    @property
+    def record(self) -> RawRecord:
+        """The Kafka record that it came in."""
+        return self.reached if isinstance(self.reached, RawRecord) else self.reached.record
 
 
 Examined = Reading | Unreadable | Refused

@@ -17,6 +17,11 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
     reading: Reading
     quality: TimeQuality
 
+    @property
+    def verified(self) -> Verified:
+        """Who sent it."""
+        return self.reading.verified
+
 
 class Duplicate(msgspec.Struct, frozen=True, gc=False):
     """The same number with the same content was already accepted or held."""
@@ -29,6 +34,11 @@ class Held(msgspec.Struct, frozen=True, gc=False):
 
     message: Reading | Unreadable
     reason: Hold
+
+    @property
+    def verified(self) -> Verified:
+        """Who sent it."""
+        return self.message.verified
 
 
 Judged = Accepted | Duplicate | Held | Refused
@@ -71,7 +81,7 @@ def account(judged: Sequence[Judged], devices: list[Device], span: Span) -> Outc
     duplicates = [j for j in judged if isinstance(j, Duplicate)]
     held = [j for j in judged if isinstance(j, Held)]
     refused = [j for j in judged if isinstance(j, Refused)]
-    counts = Counter(_kind(j) for j in judged)
+    counts = Counter(verdict_of(j) for j in judged)
     outcome = Outcome(span, accepted, duplicates, held, refused, devices, counts)
     positions = span.to_offset - span.from_offset - sum(end - start for start, end in span.skipped)
     assert outcome.consumed == len(judged) == positions, f"{positions} positions, {outcome.consumed} verdicts"
@@ -90,7 +100,8 @@ def span_of(records: Sequence[RawRecord], next_offset: int) -> Span:
     return Span(first.topic, first.partition, next_offset, expected, tuple(skipped))
 
 
-def _kind(judged: Judged) -> tuple[Verdict, str]:
+def verdict_of(judged: Judged) -> tuple[Verdict, str]:
+    """Name the verdict and its reason, "" where there is none."""
     match judged:
         case Accepted():
             return Verdict.ACCEPTED, ""
