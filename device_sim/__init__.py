@@ -1,0 +1,1 @@
+"""Vehicles that know what verdict each of their messages deserves."""
