@@ -61,6 +61,11 @@ class Catalogue(msgspec.Struct, frozen=True):
 
     known: dict[int, Known]
 
+    @property
+    def schemas(self) -> tuple[Schema, ...]:
+        """What the schemas say, in the order in which they were loaded."""
+        return tuple(known.schema for known in self.known.values())
+
 
 def load(texts: Mapping[str, str]) -> Catalogue:
     """Lint every schema, given by name, and make their readers; raises SchemaError."""
