@@ -53,10 +53,11 @@ def status(state: Path) -> None:
 
 @click.command
 @state_option
-def down(state: Path) -> None:
+@click.option("--erase", is_flag=True, help="Throw their data away, too.")
+def down(state: Path, *, erase: bool) -> None:
     """Stop Kafka and PostgreSQL. Their data stay, for the next `up`."""
     try:
-        embedded.down(state, say)
+        (embedded.erase if erase else embedded.down)(state, say)
     except embedded.Stuck as problem:
         raise click.ClickException(str(problem)) from None
-    say("Kafka and PostgreSQL are down")
+    say(f"Kafka and PostgreSQL are down{', their data are gone' if erase else ''}")

@@ -59,6 +59,8 @@ def properties(home: Path, memory: Memory) -> str:
         "share.coordinator.state.topic.num.partitions": 1,
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
+        "broker.heartbeat.interval.ms": 500,
+        "broker.session.timeout.ms": 5_000,  # after kill -9 the next start waits for the dead one's session to end
         "group.initial.rebalance.delay.ms": 0,
         "log.cleaner.dedupe.buffer.size": 4 * 1024 * 1024,  # 128 MiB of the heap by default
         "num.network.threads": 2,

@@ -88,11 +88,11 @@ def up(state: Path, say: Say) -> Addresses:
         both = servers(state, memory)
         ours = [server for server in both if not server.given]
         for server in ours:  # both before waiting for either: one makes its storage while the other starts
-            if alive(server.daemon) is None:
-                say(f"starting {server.daemon.name}")
-                start(server.order(say))
+            set_going(server, say)
         for server in ours:
-            await_ready(server, say)
+            if not await_ready(server, say):  # it may have been dying when we looked: one more try
+                set_going(server, say)
+                insist(server, say)
     return Addresses(*(server.given or server.address for server in both))
 
 
@@ -110,14 +110,21 @@ def prepare(state: Path) -> Memory:
     return memory
 
 
-def await_ready(server: Server, say: Say) -> None:
-    """Wait until a server is ready: bounded, and with the end of its log if it fails."""
+def set_going(server: Server, say: Say) -> None:
+    """Start a server unless it runs."""
+    if alive(server.daemon) is None:
+        say(f"starting {server.daemon.name}")
+        start(server.order(say))
+
+
+def await_ready(server: Server, say: Say) -> bool:
+    """Wait until a server is ready (True) or has ended (False): bounded, and with the end of its log if it hangs."""
     ours = server.daemon
     begun_at = said_at = time.monotonic()
     while not server.ready():
         now = time.monotonic()
         if alive(ours) is None:
-            raise Stuck(f"{ours.name} ended while it started; the end of {ours.log}:\n{tail(ours.log)}")
+            return False
         if now - begun_at > READY_S_MAX:
             raise Stuck(f"{ours.name} is not ready after {READY_S_MAX:.0f} s; the end of {ours.log}:\n{tail(ours.log)}")
         if now - said_at > SAY_EVERY_S:
@@ -125,6 +132,14 @@ def await_ready(server: Server, say: Say) -> None:
             say(f"waiting for {ours.name}, {now - begun_at:.0f} s so far")
         time.sleep(0.05)
     say(f"{ours.name} is ready (process {alive(ours)}, log {ours.log})")
+    return True
+
+
+def insist(server: Server, say: Say) -> None:
+    """Wait until a server is ready, and take its end for an answer."""
+    ours = server.daemon
+    if not await_ready(server, say):
+        raise Stuck(f"{ours.name} ends while it starts; the end of {ours.log}:\n{tail(ours.log)}")
 
 
 def status(state: Path) -> tuple[Report, Report]:

@@ -13,7 +13,7 @@ import msgspec
 
 from deploy.embedded.account import Account, reaches, room, unprivileged
 from deploy.embedded.memory import LOOPBACK, Memory
-from deploy.embedded.process import Daemon, Order, Stuck, birth, workers, works_in
+from deploy.embedded.process import Daemon, Order, Stuck, workers
 from deploy.software import Say, postgres
 
 NAME = "weighbridge"  # of the database and of its owner
@@ -120,10 +120,11 @@ def run(command: list[str], account: Account | None, feed: str = "") -> None:
 
 
 def clear_the_way(data: Path) -> None:
-    """After a crash: wait for the dead server's children, then remove a lock file that names an innocent process.
+    """After a crash: wait for the dead server's children, then remove a lock file that would keep the next one out.
 
-    PostgreSQL removes a stale lock file by itself, unless the number in it belongs to another process by now. It is
-    never removed while a process of PostgreSQL's works in the directory: the file is what keeps two of them apart.
+    PostgreSQL removes a stale lock file by itself, unless the number in it is taken: by an innocent process, or by what
+    is left of the old server where nobody collects dead processes. The file is what keeps two servers apart, so it goes
+    only when no process of PostgreSQL's works in the directory any more.
     """
     give_up_at = time.monotonic() + ORPHANS_S_MAX
     while left := workers(data, "postgres"):
@@ -132,8 +133,8 @@ def clear_the_way(data: Path) -> None:
         time.sleep(0.1)
     lock = data / "postmaster.pid"
     if lock.exists():
-        named = int(lock.read_text().split()[0])
-        if birth(named) and not works_in(named, data):
+        named = lock.read_text().split()[:1]
+        if not named or Path("/proc", named[0]).exists():
             lock.unlink()
 
 
