@@ -1,4 +1,4 @@
-"""What does a device put on the wire? COSE_Sign1 and Avro as envelope.md says, by other code than the worker's reader."""
+"""What does a device put on the wire? COSE_Sign1 and Avro as envelope.md says, by code that is not the reader's."""
 
 import io
 import json
