@@ -23,13 +23,14 @@ class Ledger(msgspec.Struct, frozen=True, gc=False):
 
     ranges: tuple[int, ...] = ()  # half-open, ascending, apart from each other: lo0, hi0, lo1, hi1, ...
     floor: int = 0
-    highest: int = 0  # 0 before the first
+    lowest: int = 0  # 0 before the first
+    highest: int = 0
     accepted: int = 0  # how many numbers
 
     @property
     def missing(self) -> int:
-        """How many numbers up to the highest have not arrived (yet)."""
-        return self.highest - self.accepted
+        """How many numbers between the lowest and the highest have not arrived (yet)."""
+        return self.highest - self.lowest + 1 - self.accepted if self.accepted else 0
 
 
 def look(ledger: Ledger, seq: int) -> Use:
@@ -47,7 +48,8 @@ def add(ledger: Ledger, seq: int, ranges_max: int) -> Ledger:
     floor = ledger.floor
     while len(ranges) > 2 * ranges_max:
         floor, ranges = ranges[1], ranges[2:]
-    return Ledger(ranges, floor, max(ledger.highest, seq), ledger.accepted + 1)
+    lowest = min(ledger.lowest, seq) if ledger.accepted else seq
+    return Ledger(ranges, floor, lowest, max(ledger.highest, seq), ledger.accepted + 1)
 
 
 def _insert(ranges: tuple[int, ...], seq: int) -> tuple[int, ...]:

@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import asyncpg
 
 from ingest.ports import TroubleError
 
-Connection = asyncpg.Connection[asyncpg.Record]
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 POSTGRES_EPOCH_US = 946_684_800_000_000  # 2000-01-01 UTC
 CONNECT_S_MAX = 10.0

@@ -51,11 +51,11 @@ REGISTERED_KIDS = """
 # Recall --------------------------------------------------------------------------------------------------------------
 
 RECALL = """
-    select device_no, standing, key_version, epoch, held, boots, seen::text, seen_floor, highest, accepted
+    select device_no, standing, key_version, epoch, held, boots, seen::text, seen_floor, lowest, highest, accepted
     from store.device_state where device_no = any($1) order by device_no for no key update"""
 
 RECALL_CLOSED = """
-    select device_no, epoch, seen::text, seen_floor, highest, accepted
+    select device_no, epoch, seen::text, seen_floor, lowest, highest, accepted
     from store.closed_ledger where device_no = any($1)"""
 
 # The same content carries the same issued_at, so a retransmission is found in one day's partition.
@@ -79,16 +79,18 @@ PRIOR_HELD = """
 UPDATE_DEVICES = """
     update store.device_state s set
         held = u.held, boots = u.boots, seen = u.seen::int8multirange, seen_floor = u.seen_floor,
-        highest = u.highest, accepted = u.accepted
-    from unnest($1::bigint[], $2::integer[], $3::bytea[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[])
-        u (device_no, held, boots, seen, seen_floor, highest, accepted)
+        lowest = u.lowest, highest = u.highest, accepted = u.accepted
+    from unnest($1::bigint[], $2::integer[], $3::bytea[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
+                $8::bigint[])
+        u (device_no, held, boots, seen, seen_floor, lowest, highest, accepted)
     where s.device_no = u.device_no"""
 
 UPDATE_CLOSED = """
     update store.closed_ledger c set
-        seen = u.seen::int8multirange, seen_floor = u.seen_floor, highest = u.highest, accepted = u.accepted
-    from unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
-        u (device_no, epoch, seen, seen_floor, highest, accepted)
+        seen = u.seen::int8multirange, seen_floor = u.seen_floor,
+        lowest = u.lowest, highest = u.highest, accepted = u.accepted
+    from unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+        u (device_no, epoch, seen, seen_floor, lowest, highest, accepted)
     where c.device_no = u.device_no and c.epoch = u.epoch"""
 
 BATCH = """

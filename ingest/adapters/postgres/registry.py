@@ -147,13 +147,14 @@ _DEVICES = """
     on conflict do nothing"""
 
 _CLOSE_EPOCHS = """
-    insert into store.closed_ledger (device_no, epoch, seen, seen_floor, highest, accepted)
-    select s.device_no, s.epoch, s.seen, s.seen_floor, s.highest, s.accepted
+    insert into store.closed_ledger (device_no, epoch, seen, seen_floor, lowest, highest, accepted)
+    select s.device_no, s.epoch, s.seen, s.seen_floor, s.lowest, s.highest, s.accepted
     from store.device_state s join store.device d using (device_no)
     where exists (select from entry e where e.device_id = d.device_id and e.epoch > s.epoch)"""
 
 _RAISE_EPOCHS = """
-    update store.device_state s set epoch = e.epoch, seen = '{}', seen_floor = 0, highest = 0, accepted = 0
+    update store.device_state s set
+        epoch = e.epoch, seen = '{}', seen_floor = 0, lowest = 0, highest = 0, accepted = 0
     from store.device d join (select device_id, max(epoch) as epoch from entry group by 1) e using (device_id)
     where d.device_no = s.device_no and e.epoch > s.epoch"""
 

@@ -90,7 +90,7 @@ def held(waiting: Iterable[Held], topic_no: int, judged_by: int) -> list[Row]:
             envelope.boot, verified.digest, record.traceparent, judged_by, record.value,
         )
         for one in waiting
-        for verified in (one.message.verified,)
+        for verified in (one.verified,)
         for envelope in (verified.envelope,)
         for record in (envelope.record,)
     ]  # fmt: skip
@@ -102,13 +102,13 @@ def exceptions(outcome: Outcome, topic_no: int, judged_by: int, bytes_max: int) 
     return [
         (topic_no, *_exception(one), judged_by, len(value), value[:bytes_max])
         for one in ended
-        for value in (_record(one).value,)
+        for value in (_record_of(one).value,)
     ]
 
 
 def _exception(one: Duplicate | Refused) -> Row:
     reached = one.verified if isinstance(one, Duplicate) else one.reached
-    record = _record(one)
+    record = _record_of(one)
     verdict = Verdict.DUPLICATE if isinstance(one, Duplicate) else Verdict.REFUSED
     reason, detail = (None, None) if isinstance(one, Duplicate) else (one.reason.value, one.detail)
     return (
@@ -128,18 +128,8 @@ def _claims(reached: RawRecord | Envelope | Verified) -> Row:
             assert_never(reached)
 
 
-def _record(one: Duplicate | Refused) -> RawRecord:
-    match one:
-        case Duplicate(verified=verified):
-            return verified.envelope.record
-        case Refused(reached=Verified(envelope=envelope)):
-            return envelope.record
-        case Refused(reached=Envelope(record=record)):
-            return record
-        case Refused(reached=RawRecord() as record):
-            return record
-        case _:
-            raise AssertionError(one)
+def _record_of(one: Duplicate | Refused) -> RawRecord:
+    return one.verified.record if isinstance(one, Duplicate) else one.record
 
 
 def devices(changed: Sequence[Device]) -> list[list[Any]]:
@@ -168,6 +158,7 @@ def _ledgers(ledgers: Sequence[Ledger]) -> list[list[Any]]:
     return [
         [multirange(ledger.ranges) for ledger in ledgers],
         [ledger.floor for ledger in ledgers],
+        [ledger.lowest for ledger in ledgers],
         [ledger.highest for ledger in ledgers],
         [ledger.accepted for ledger in ledgers],
     ]
@@ -178,7 +169,8 @@ def multirange(ranges: Sequence[int]) -> str:
     return "{" + ",".join(f"[{lo},{hi})" for lo, hi in zip(ranges[::2], ranges[1::2], strict=True)) + "}"
 
 
-def ledger(seen: str, floor: int, highest: int, accepted: int) -> Ledger:
-    """Read a ledger from its columns."""
-    numbers = seen.strip("{}").replace("[", "").replace(")", "").split(",") if seen != "{}" else []
-    return Ledger(tuple(map(int, numbers)), floor, highest, accepted)
+def read_multirange(text: str) -> tuple[int, ...]:
+    """Read what `multirange` writes."""
+    if text == "{}":
+        return ()
+    return tuple(map(int, text.strip("{}").replace("[", "").replace(")", "").split(",")))

@@ -270,7 +270,8 @@ def _device(row: asyncpg.Record) -> Device:
 
 
 def _ledger(row: asyncpg.Record) -> Ledger:
-    return rows.ledger(row["seen"], row["seen_floor"], row["highest"], row["accepted"])
+    ranges = rows.read_multirange(row["seen"])
+    return Ledger(ranges, row["seen_floor"], row["lowest"], row["highest"], row["accepted"])
 
 
 def _issued_at(verified: Verified) -> int:

@@ -1,7 +1,7 @@
 -- The store. Tables live in schema "store" and may change; people and checkers read the views of schema "weighbridge".
 -- A released migration is never edited: a change is a new file.
 
-create schema store;
+create schema if not exists store;
 create schema weighbridge;
 
 -- Registry ------------------------------------------------------------------------------------------------------------
@@ -49,6 +49,7 @@ create table store.device_state (
     boots       bytea not null default '',           -- 8 bytes each, newest last
     seen        int8multirange not null default '{}',-- numbers accepted in `epoch`
     seen_floor  bigint not null default 0,           -- below it the messages know, not `seen`
+    lowest      bigint not null default 0,           -- 0 before the first
     highest     bigint not null default 0,
     accepted    bigint not null default 0
 ) with (fillfactor = 60);
@@ -58,6 +59,7 @@ create table store.closed_ledger (
     epoch      bigint not null,
     seen       int8multirange not null,
     seen_floor bigint not null,
+    lowest     bigint not null,
     highest    bigint not null,
     accepted   bigint not null,
     primary key (device_no, epoch)
@@ -334,7 +336,7 @@ from store.held h join store.topic t using (topic_no) join store.device d using 
 
 create view weighbridge.device as
 select d.device_id, n.tenant, v.vehicle_id, s.standing, s.epoch, s.key_version, s.highest, s.accepted,
-       s.highest - s.accepted as missing, s.held, d.enrolled_at
+       case when s.accepted = 0 then 0 else s.highest - s.lowest + 1 - s.accepted end as missing, s.held, d.enrolled_at
 from store.device d
 join store.device_state s using (device_no)
 join store.vehicle v using (vehicle_no)
@@ -345,8 +347,8 @@ create view weighbridge.gap as
 select d.device_id, s.epoch, lower(g) as from_seq, upper(g) as to_seq, s.seen_floor = 0 as gaps_exact
 from store.device_state s
 join store.device d using (device_no)
-cross join lateral unnest(int8multirange(int8range(greatest(s.seen_floor, 1), s.highest + 1)) - s.seen) g
-where s.highest > 0;
+cross join lateral unnest(int8multirange(int8range(greatest(s.seen_floor, s.lowest), s.highest + 1)) - s.seen) g
+where s.accepted > 0;
 
 create view weighbridge.vehicle_state as select d.device_id, x.* from store.vehicle_state x join store.device d using (device_no);
 create view weighbridge.battery_charging as select d.device_id, x.* from store.battery_charging x join store.device d using (device_no);

@@ -1,0 +1,77 @@
+"""How does one worker process live? It tends the partitions that it is given, and drains when told to stop."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+
+import structlog
+
+from ingest.worker import Worker
+
+log = structlog.get_logger()
+
+
+class Partitions:
+    """The partitions that are ours, each with the task that tends it."""
+
+    def __init__(self, drain_s_max: float) -> None:
+        self._drain_s_max = drain_s_max
+        self._tasks: dict[int, tuple[asyncio.Task[None], asyncio.Event]] = {}
+        self.broken: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    @property
+    def ours(self) -> frozenset[int]:
+        """The numbers of the partitions that are tended now."""
+        return frozenset(self._tasks)
+
+    def begin(self, worker: Worker, partitions: frozenset[int]) -> None:
+        """Tend these, too."""
+        for partition in sorted(partitions):
+            stopping = asyncio.Event()
+            task = asyncio.create_task(worker.tend(partition, stopping), name=f"partition {partition}")
+            task.add_done_callback(self._ended)
+            self._tasks[partition] = task, stopping
+        log.info("assigned", partitions=sorted(partitions))
+
+    async def end(self, partitions: frozenset[int]) -> None:
+        """Let the batches in flight finish within the drain time; the rest is cut off, and the fence holds."""
+        ending = [self._tasks.pop(partition) for partition in sorted(partitions) if partition in self._tasks]
+        for _, stopping in ending:
+            stopping.set()
+        tasks = {task for task, _ in ending}
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self._drain_s_max)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+            log.info("revoked", partitions=sorted(partitions), cut_off=len(late))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Pass on a broken invariant: a process that is wrong about itself must die, and the log is still there."""
+        if not task.cancelled() and task.exception() is not None and not self.broken.done():
+            self.broken.set_exception(task.exception() or AssertionError(task.get_name()))
+
+
+async def until_told(partitions: Partitions) -> None:
+    """Wait for SIGTERM or SIGINT, or for a task to break."""
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    with _signals(loop, told.set):
+        waiting: asyncio.Future[object] = asyncio.ensure_future(told.wait())
+        await asyncio.wait((waiting, partitions.broken), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+    if partitions.broken.done():
+        partitions.broken.result()
+    log.info("draining", partitions=sorted(partitions.ours))
+
+
+@contextlib.contextmanager
+def _signals(loop: asyncio.AbstractEventLoop, tell: Callable[[], None]) -> Iterator[None]:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, tell)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
