@@ -1,0 +1,80 @@
+"""What is counted, and under which names? Once for each batch, from its Outcome; labels come from closed sets only.
+
+What to be woken for is in deploy/alerts.yaml.
+"""
+
+from collections import Counter as Tally
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from ingest.core.outcome import Outcome
+from ingest.core.verdict import Hold, Refusal, Verdict
+from ingest.ports import FencedError, TroubleError
+
+RECORDS = (1, 10, 50, 100, 250, 500, 1_000, 2_000, 4_000, 8_000, 16_000)
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+REASONS: dict[Verdict, tuple[str, ...]] = {
+    Verdict.ACCEPTED: ("",),
+    Verdict.DUPLICATE: ("",),
+    Verdict.HELD: tuple(Hold),
+    Verdict.REFUSED: tuple(Refusal),
+}
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own. It is the worker's Observer."""
+
+    def __init__(self, build: str, engine: str) -> None:
+        self.registry = r = CollectorRegistry()
+        ProcessCollector(registry=r)
+        self._build = Gauge("weighbridge_build_info", "What is running: always 1", ("build", "engine"), registry=r)
+        self._consumed = Counter("weighbridge_consumed", "Records consumed, by their offsets", registry=r)
+        self._messages = Counter("weighbridge_messages", "Verdicts given", ("verdict", "reason"), registry=r)
+        self._unaccounted = Gauge("weighbridge_unaccounted_records", "Consumed less verdicts: always 0", registry=r)
+        self._samples = Counter("weighbridge_samples", "Samples accepted", ("kind",), registry=r)
+        self._records = Histogram("weighbridge_batch_records", "Records in a batch", buckets=RECORDS, registry=r)
+        self._seconds = Histogram("weighbridge_batch_seconds", "Reading to commit", buckets=SECONDS, registry=r)
+        self._lag = Gauge("weighbridge_lag_records", "Records that wait in the log", ("partition",), registry=r)
+        self._retries = Counter("weighbridge_retries", "Attempts that came to nothing", ("what",), registry=r)
+        self._takeovers = Counter("weighbridge_takeovers", "Partitions taken over", ("partition",), registry=r)
+        self._open(build, engine)
+
+    def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:
+        """Count a committed batch: the time it took, and how many records wait behind it."""
+        span = outcome.span
+        consumed = span.to_offset - span.from_offset - sum(end - start for start, end in span.skipped)
+        self._consumed.inc(consumed)
+        for (verdict, reason), number in outcome.counts.items():
+            self._messages.labels(verdict, reason).inc(number)
+        self._unaccounted.inc(consumed - sum(outcome.counts.values()))
+        kinds = Tally(sample.kind for accepted in outcome.accepted for sample in accepted.reading.samples)
+        for kind, number in kinds.items():
+            self._samples.labels(kind).inc(number)
+        self._records.observe(consumed)
+        self._seconds.observe(seconds)
+        self._lag.labels(span.partition).set(waiting)
+
+    def trouble(self, error: TroubleError) -> None:
+        """Count an attempt that came to nothing: somebody else took the partition over, or the world is bad."""
+        self._retries.labels("fenced" if isinstance(error, FencedError) else "trouble").inc()
+
+    def taken(self, partition: int) -> None:
+        """Count a partition taken over; its lag is known with its first batch."""
+        self._takeovers.labels(partition).inc()
+
+    def left(self, partition: int) -> None:
+        """Forget a partition given up: its lag is told by whoever has it now."""
+        self._lag.remove(partition)
+
+    def render(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _open(self, build: str, engine: str) -> None:
+        """Start every series of the closed sets at 0, so that a first event shows as a rise."""
+        self._build.labels(build, engine).set(1)
+        for verdict, reasons in REASONS.items():
+            for reason in reasons:
+                self._messages.labels(verdict, reason)
+        for what in ("fenced", "trouble"):
+            self._retries.labels(what)

@@ -1,0 +1,152 @@
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ingest.core.device import Algorithm, Key, KeyState, Sender
+from ingest.core.message import Envelope, RawRecord, Reading, Refused, Sample, Unreadable, Verified
+from ingest.core.outcome import Accepted, Duplicate, Held, Judged, Outcome, Span, account
+from ingest.core.verdict import Hold, Refusal, TimeQuality, Verdict
+from ingest.metrics import REASONS, Metrics
+from ingest.ports import FencedError, TroubleError
+
+if TYPE_CHECKING:
+    from ingest.worker import Observer
+
+ALERTS = Path(__file__).parents[2] / "deploy" / "alerts.yaml"
+
+
+def verified(device_id: str, partition: int = 0) -> Verified:
+    record = RawRecord("telemetry.raw", partition, 0, 0, b"")
+    envelope = Envelope(record, -8, b"k", device_id, 0.0, None, 1, 1, bytes(8), "1.0", bytes(32), b"", bytes(64), b"")
+    key = Key(1, b"k", Algorithm.ED25519, bytes(32), KeyState.ACTIVE, 0, None, None)
+    return Verified(envelope, Sender(1, 1, 1, 1, {}), key, bytes(32))
+
+
+def accepted(device_id: str, *kinds: str) -> Accepted:
+    samples = tuple(Sample(kind, {}) for kind in kinds)
+    return Accepted(Reading(verified(device_id), 1, samples), TimeQuality.OK)
+
+
+def outcome_of(judged: list[Judged], partition: int = 0) -> Outcome:
+    return account(judged, [], Span("telemetry.raw", partition, 100, 100 + len(judged)))
+
+
+def every_verdict(device_id: str) -> list[Judged]:
+    message = verified(device_id)
+    held = [Held(Unreadable(message, 1), hold) for hold in Hold]
+    refused = [Refused(message, refusal, "") for refusal in Refusal]
+    return [accepted(device_id, "VehicleState"), Duplicate(message), *held, *refused]
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"weighbridge_{name}", labels)
+
+
+def test_metrics_are_what_the_worker_tells() -> None:
+    metrics = Metrics("0.1.0", "portable")
+    observer: Observer = metrics  # mypy says so
+    observer.batch(outcome_of([accepted("d", "VehicleState")]), 0.1, 5)
+    assert value(metrics, "lag_records", partition="0") == 5
+
+
+def test_a_batch_is_counted_by_verdict_and_reason() -> None:
+    metrics = Metrics("0.1.0", "portable")
+    duplicates = [Duplicate(verified("d"))] * 2
+    refused = [Refused(verified("d"), Refusal.OUT_OF_RANGE, "")] * 3
+    states = accepted("d", "VehicleState", "VehicleState", "Diagnostics")
+    metrics.batch(outcome_of([states, *duplicates, *refused], partition=4), 0.1, 17)
+    assert value(metrics, "messages_total", verdict="accepted", reason="") == 1
+    assert value(metrics, "messages_total", verdict="duplicate", reason="") == 2
+    assert value(metrics, "messages_total", verdict="refused", reason="out_of_range") == 3
+    assert value(metrics, "messages_total", verdict="refused", reason="malformed") == 0
+    assert value(metrics, "samples_total", kind="VehicleState") == 2
+    assert value(metrics, "samples_total", kind="Diagnostics") == 1
+    assert value(metrics, "consumed_total") == 6
+    assert value(metrics, "batch_records_sum") == 6
+    assert value(metrics, "batch_records_count") == 1
+    assert value(metrics, "batch_seconds_sum") == pytest.approx(0.1)
+    assert value(metrics, "lag_records", partition="4") == 17
+
+
+def test_what_is_consumed_and_what_is_judged_are_counted_apart() -> None:
+    metrics = Metrics("0.1.0", "portable")
+    whole = outcome_of(every_verdict("d"))
+    metrics.batch(whole, 0.1, 0)
+    assert value(metrics, "unaccounted_records") == 0
+    (lost, _), *others = whole.counts.items()
+    broken = Outcome(whole.span, [], [], [], [], [], dict(others))
+    metrics.batch(broken, 0.1, 0)
+    assert value(metrics, "unaccounted_records") == whole.counts[lost]
+
+
+def test_offsets_that_the_log_skipped_are_not_consumed() -> None:
+    metrics = Metrics("0.1.0", "portable")
+    judged: list[Judged] = [accepted("d", "VehicleState"), Duplicate(verified("d"))]
+    metrics.batch(account(judged, [], Span("telemetry.raw", 0, 100, 105, ((101, 104),))), 0.1, 0)
+    assert value(metrics, "consumed_total") == 2
+    assert value(metrics, "unaccounted_records") == 0
+
+
+def test_every_verdict_and_reason_is_there_before_it_happens() -> None:
+    metrics = Metrics("0.1.0", "portable")
+    assert set(REASONS) == set(Verdict)
+    for verdict, reasons in REASONS.items():
+        for reason in reasons:
+            assert value(metrics, "messages_total", verdict=verdict, reason=reason) == 0
+
+
+def test_the_number_of_series_does_not_grow_with_devices_or_time() -> None:
+    metrics = Metrics("0.1.0", "portable")
+    metrics.batch(outcome_of(every_verdict("first")), 0.1, 0)
+    before = metrics.render().count(b"\n")
+    for number in range(100):
+        metrics.batch(outcome_of(every_verdict(f"device-{number}")), 0.1, number)
+    text = metrics.render()
+    assert text.count(b"\n") == before
+    assert b"device-" not in text
+
+
+def test_trouble_and_being_fenced_are_told_apart() -> None:
+    metrics = Metrics("0.1.0", "portable")
+    for error in (TroubleError("x"), FencedError("x"), TroubleError("y")):
+        metrics.trouble(error)
+    assert value(metrics, "retries_total", what="trouble") == 2
+    assert value(metrics, "retries_total", what="fenced") == 1
+
+
+def test_a_partition_has_a_lag_while_it_is_ours() -> None:
+    metrics = Metrics("0.1.0", "portable")
+    metrics.left(3)  # as after a take-over that came to nothing
+    metrics.taken(3)
+    assert value(metrics, "takeovers_total", partition="3") == 1
+    assert value(metrics, "lag_records", partition="3") is None
+    metrics.batch(outcome_of(every_verdict("d"), partition=3), 0.1, 9)
+    assert value(metrics, "lag_records", partition="3") == 9
+    metrics.left(3)
+    assert value(metrics, "lag_records", partition="3") is None
+
+
+def test_two_workers_in_one_process_do_not_share_their_counts() -> None:
+    one, other = Metrics("0.1.0", "portable"), Metrics("0.1.0", "portable")
+    one.taken(0)
+    assert value(one, "takeovers_total", partition="0") == 1
+    assert value(other, "takeovers_total", partition="0") is None
+
+
+def test_alerts_speak_of_metrics_labels_and_reasons_that_exist() -> None:
+    metrics = Metrics("0.1.0", "portable")
+    metrics.taken(0)
+    metrics.batch(outcome_of(every_verdict("d")), 0.1, 0)
+    shown = metrics.render().decode()
+    rules = ALERTS.read_text(encoding="utf-8")
+    for name in re.findall(r"\bweighbridge_\w+", rules):
+        family = name.removesuffix("_total")
+        assert f"# TYPE {name} " in shown or f"# TYPE {family} " in shown, name
+    for selector in re.findall(r"weighbridge_\w+\{(.*?)\}", rules):
+        labels = dict(re.findall(r'(\w+)="(\w*)"', selector))
+        verdict = Verdict(labels.pop("verdict"))
+        assert labels.pop("reason", REASONS[verdict][0]) in REASONS[verdict]
+        assert not labels
+    assert rules.count("- alert:") == rules.count("summary:") == rules.count("action:")
