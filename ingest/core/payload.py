@@ -136,7 +136,10 @@ def _invalid(detail: str) -> BodyError:
 
 
 def _read_varint(body: bytes, at: int) -> tuple[int, int]:
-    """Read an Avro int or long: zig-zag, seven bits a byte, the lowest first."""
+    """Read an Avro int or long: zig-zag, seven bits a byte, the lowest first.
+
+    Ten bytes may hold more than 64 bits: such a number is beyond every bound, index and count that it could be.
+    """
     byte = body[at]
     if byte < 0x80:
         return (byte >> 1) ^ -(byte & 1), at + 1
@@ -145,11 +148,11 @@ def _read_varint(body: bytes, at: int) -> tuple[int, int]:
         byte = body[end]
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            if byte == 0 or value >= 2**64:
+            if byte == 0:
                 break
             return (value >> 1) ^ -(value & 1), end + 1
         shift += 7
-    raise _invalid("an integer is not in its shortest form, or is longer than 64 bits")
+    raise _invalid("an integer is not in its shortest form, or is longer than ten bytes")
 
 
 def _make_reader(path: str, described: Type) -> Read:

@@ -279,6 +279,21 @@ def test_a_string_that_lies_on_a_screen_is_refused(text: str) -> None:
     assert detail == "sample 0: SecurityEvent.detail has a character that cannot be shown"
 
 
+def test_a_string_ends_within_the_body() -> None:
+    _, detail = refusal(read(NEWEST, STRICT["a string longer than the body"]))
+    assert detail == "sample 0: SecurityEvent.source is longer than the body"
+
+
+@pytest.mark.parametrize("last", [b"\x02", b"\x7f"])
+@pytest.mark.parametrize("first", [b"\x80", b"\x81"])
+def test_a_long_over_64_bits_is_refused(first: bytes, last: bytes) -> None:
+    body = write("all-types", draw_samples("all-types", random.Random(1), 1))
+    # After the count and the kind comes recorded_at_us, which its schema allows all of 64 bits.
+    end = next(at for at in range(2, len(body)) if body[at] < 0x80) + 1
+    reason, _ = refusal(read("all-types", body[:2] + first + b"\x80" * 8 + last + body[end:]))
+    assert reason is Refusal.INVALID_PAYLOAD
+
+
 def test_length_is_counted_in_characters() -> None:
     fits, longer = sample_of("SecurityEvent", source="漢" * 64), sample_of("SecurityEvent", source="漢" * 65)
     assert unwrap(read(NEWEST, write(NEWEST, [fits]))) == [fits]
