@@ -36,6 +36,7 @@ class Metrics:
         self._seconds = Histogram("weighbridge_batch_seconds", "Reading to commit", buckets=SECONDS, registry=r)
         self._lag = Gauge("weighbridge_lag_records", "Records that wait in the log", ("partition",), registry=r)
         self._retries = Counter("weighbridge_retries", "Attempts that came to nothing", ("what",), registry=r)
+        self.owned: set[int] = set()  # partitions taken over and not given up
         self._takeovers = Counter("weighbridge_takeovers", "Partitions taken over", ("partition",), registry=r)
         self._open(build, engine)
 
@@ -64,6 +65,7 @@ class Metrics:
 
     def left(self, partition: int) -> None:
         """Forget a partition given up: its lag is told by whoever has it now."""
+        self.owned.discard(partition)
         self._lag.remove(partition)
 
     def render(self) -> bytes:

@@ -18,6 +18,7 @@ class Partitions:
     def __init__(self, drain_s_max: float) -> None:
         self._drain_s_max = drain_s_max
         self._tasks: dict[int, tuple[asyncio.Task[None], asyncio.Event]] = {}
+        self.joined = False  # whether the group has given us any answer yet
         self.broken: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
     @property
@@ -27,6 +28,7 @@ class Partitions:
 
     def begin(self, worker: Worker, partitions: frozenset[int]) -> None:
         """Tend these, too."""
+        self.joined = True
         for partition in sorted(partitions):
             stopping = asyncio.Event()
             task = asyncio.create_task(worker.tend(partition, stopping), name=f"partition {partition}")
@@ -47,10 +49,15 @@ class Partitions:
             await asyncio.gather(*late, return_exceptions=True)
             log.info("revoked", partitions=sorted(partitions), cut_off=len(late))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def fail(self, error: BaseException) -> None:
         """Pass on a broken invariant: a process that is wrong about itself must die, and the log is still there."""
-        if not task.cancelled() and task.exception() is not None and not self.broken.done():
-            self.broken.set_exception(task.exception() or AssertionError(task.get_name()))
+        if not self.broken.done():
+            self.broken.set_exception(error)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.fail(error)
 
 
 async def until_told(partitions: Partitions) -> None:

@@ -18,6 +18,7 @@ from ingest.core.examine import Examiner
 from ingest.core.judge import KeysMovedError, judge, suspects
 from ingest.core.message import Envelope, Examined, RawRecord, Refused
 from ingest.core.outcome import Outcome, span_of
+from ingest.core.verdict import Verdict
 from ingest.ports import FencedError, Lease, Log, Store, TroubleError
 
 EXAMINE_STEP = 256  # messages examined between two turns of the event loop: 25 ms at the portable engine's pace
@@ -56,7 +57,6 @@ class Worker(msgspec.Struct, frozen=True):
             try:
                 async with self.store.take_over(self.topic, partition) as lease:
                     self.log.seek(partition, lease.next_offset)
-                    self.observer.taken(partition)
                     backoff_s = BACKOFF_S_MIN
                     await self._consume(lease, partition, stopping)
             except TroubleError as error:
@@ -64,17 +64,20 @@ class Worker(msgspec.Struct, frozen=True):
                 _report(partition, error, backoff_s)
                 await _pause(stopping, backoff_s * random.uniform(0.5, 1.5))  # noqa: S311 (spreads the retries; no secret)
                 backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
-            finally:
-                self.observer.left(partition)
 
     async def _consume(self, lease: Lease, partition: int, stopping: asyncio.Event) -> None:
-        while not stopping.is_set():
-            records = await self.log.read(partition, lease.next_offset)
-            if records:
-                started = time.monotonic()
-                outcome = await self._weigh(lease, records)
-                waiting = self.log.done(partition, outcome.span.to_offset)
-                self.observer.batch(outcome, time.monotonic() - started, waiting)
+        self.observer.taken(partition)
+        try:
+            while not stopping.is_set():
+                records = await self.log.read(partition, lease.next_offset)
+                if records:
+                    started = time.monotonic()
+                    outcome = await self._weigh(lease, records)
+                    waiting = self.log.done(partition, outcome.span.to_offset)
+                    self.observer.batch(outcome, time.monotonic() - started, waiting)
+                    _report_batch(outcome, time.monotonic() - started, waiting)
+        finally:
+            self.observer.left(partition)
 
     async def _weigh(self, lease: Lease, records: Sequence[RawRecord]) -> Outcome:
         """Walk the corridor once; a key that changes between the reading and the lock sends the batch round again."""
@@ -99,6 +102,13 @@ class Worker(msgspec.Struct, frozen=True):
             examined += self.examiner.examine(messages[start : start + EXAMINE_STEP], ring)
             await asyncio.sleep(0)
         return examined
+
+
+def _report_batch(outcome: Outcome, seconds: float, waiting: int) -> None:
+    span = outcome.span
+    totals = {verdict.value: outcome.total(verdict) for verdict in Verdict}
+    where = {"partition": span.partition, "from_offset": span.from_offset, "to_offset": span.to_offset}
+    structlog.get_logger().info("batch", **where, **totals, seconds=round(seconds, 3), waiting=waiting)
 
 
 def _report(partition: int, error: TroubleError, backoff_s: float) -> None:

@@ -24,6 +24,7 @@ POLL_INTERVAL_MS_MAX = (
 )
 
 Rebalanced = Callable[[frozenset[int]], Awaitable[None]]
+Failed = Callable[[Exception], None]
 
 
 class KafkaLog:
@@ -33,6 +34,10 @@ class KafkaLog:
         self._consumer = consumer
         self._settings = settings
         self._done: dict[TopicPartition, int] = {}
+
+    def join(self, assigned: Rebalanced, revoked: Rebalanced, failed: Failed) -> None:
+        """Join the group, and hear of partitions from now on; `failed` hears of what goes wrong in the other two."""
+        self._consumer.subscribe([self._settings.topic], listener=_Listener(assigned, revoked, failed))
 
     def seek(self, partition: int, offset: int) -> None:
         """See ingest.ports.Log."""
@@ -96,21 +101,30 @@ class KafkaLog:
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka carries no types
-    """Tells the worker what was assigned. It only hints: the fence in the store decides who may commit."""
+    """Tells the worker what was assigned. It only hints: the fence in the store decides who may commit.
 
-    def __init__(self, assigned: Rebalanced, revoked: Rebalanced) -> None:
-        self._assigned, self._revoked = assigned, revoked
+    aiokafka swallows what a listener raises, and goes on as if the partitions were tended: so nothing is raised to it.
+    """
+
+    def __init__(self, assigned: Rebalanced, revoked: Rebalanced, failed: Failed) -> None:
+        self._assigned, self._revoked, self._failed = assigned, revoked, failed
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        await self._assigned(frozenset(at.partition for at in assigned))
+        await self._tell(self._assigned, assigned)
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        await self._revoked(frozenset(at.partition for at in revoked))
+        await self._tell(self._revoked, revoked)
+
+    async def _tell(self, whom: Rebalanced, partitions: Collection[TopicPartition]) -> None:
+        try:
+            await whom(frozenset(at.partition for at in partitions))
+        except Exception as error:  # noqa: BLE001 (whatever it is, it must reach the process, which dies of it)
+            self._failed(error)
 
 
 @contextlib.asynccontextmanager
-async def open_log(settings: Settings, assigned: Rebalanced, revoked: Rebalanced) -> AsyncIterator[KafkaLog]:
-    """Join the group; leave it at the end of the block."""
+async def open_log(settings: Settings) -> AsyncIterator[KafkaLog]:
+    """Connect to the brokers; leave the group, if joined, at the end of the block."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka,
         group_id=settings.group,
@@ -123,7 +137,6 @@ async def open_log(settings: Settings, assigned: Rebalanced, revoked: Rebalanced
         heartbeat_interval_ms=2_000,
     )
     log = KafkaLog(consumer, settings)
-    consumer.subscribe([settings.topic], listener=_Listener(assigned, revoked))
     await _start(consumer)
     advising = asyncio.create_task(log.advise())
     try:

@@ -43,7 +43,7 @@ _KINDS = (
     "a short float or a simple value",
     "a float64",
 )
-_LEAST = {1: 24, 2: 2**8, 4: 2**16, 8: 2**32}  # by width in bytes: the smallest argument that needs it (4.2.1)
+_LONG = {24: (1, 24), 25: (2, 2**8), 26: (4, 2**16), 27: (8, 2**32)}  # bytes, least number in need of them (4.2.1)
 
 _DEVICE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _SOFTWARE = re.compile(rb"[\x20-\x7e]{1,64}")
@@ -172,14 +172,14 @@ def _head(data: bytes, at: int, name: str) -> tuple[int, int, int]:
         return initial >> 5, info, at
     if info > 27:
         raise _Deviation(f"{name} has an {'indefinite' if info == 31 else 'unassigned'} length")
-    width = 1 << (info - 24)
+    width, least = _LONG[info]
     end = at + width
     if end > len(data):
         _explain_end(name)
     argument = int.from_bytes(data[at:end], "big")
     if initial == 0xFB:
         return _FLOAT64, argument, end
-    if argument < _LEAST[width]:
+    if argument < least:
         raise _Deviation(f"{name} has {argument} in {width} bytes; numbers and lengths must be in shortest form")
     return initial >> 5, argument, end
 

@@ -5,6 +5,7 @@ next_offset (a COMMIT whose reply was lost may have taken effect). After any exc
 connection is ended, never used again: the next one reads the lease and goes on from there.
 """
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 import asyncpg
 import msgspec
+import structlog
 
 from ingest.adapters.postgres import queries, rows
 from ingest.adapters.postgres.connection import Connection, connect, trouble
@@ -25,7 +27,9 @@ from ingest.core.policy import Policy
 from ingest.core.schema import Schema
 from ingest.core.sequence import Ledger
 from ingest.core.verdict import Hold, Verdict
-from ingest.ports import FencedError
+from ingest.ports import FencedError, TroubleError
+
+UPKEEP_EVERY_S = 3_600.0
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -56,6 +60,27 @@ class PostgresStore:
             yield lease
         finally:
             connection.terminate()
+
+    @contextlib.asynccontextmanager
+    async def upkeep(self) -> AsyncIterator[None]:
+        """Prepare the coming days in the background for the length of the block."""
+        task = asyncio.create_task(self._prepare_ahead())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _prepare_ahead(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_EVERY_S)
+            try:
+                connection = await connect(self._database, "weighbridge upkeep")
+                with trouble("preparing days"):
+                    await prepare_days(connection)
+                    await connection.close()
+            except TroubleError as error:  # there is an hour to the next attempt, and days before it matters
+                structlog.get_logger().warning("trouble", what="upkeep", error=str(error))
 
     async def _own(self, connection: Connection, topic: str, partition: int) -> "PostgresLease":
         await prepare_days(connection)

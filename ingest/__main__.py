@@ -1,0 +1,217 @@
+"""How are the rooms put together? The command line: the only file that knows every other."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+import structlog
+import uvloop
+
+import schemas
+from deploy.embedded.command import down, status, up
+from device_sim.command import simulate
+from ingest.adapters import http
+from ingest.adapters.kafka import open_log
+from ingest.adapters.postgres.connection import Connection, connect
+from ingest.adapters.postgres.migration import MigrationError, migrate
+from ingest.adapters.postgres.registry import ImportProblemsError, import_devices, list_devices, read_lines, show_device
+from ingest.adapters.postgres.store import PostgresStore, Provenance
+from ingest.adapters.topics import TopicError, prepare_topic
+from ingest.build import identify
+from ingest.config import Settings, SettingsError, read_file
+from ingest.core.examine import Examiner
+from ingest.core.payload import load
+from ingest.core.signature import Portable
+from ingest.journal import open_journal
+from ingest.metrics import Metrics
+from ingest.ports import TroubleError
+from ingest.process import Partitions, until_told
+from ingest.supervisor import supervise
+from ingest.worker import Worker
+from loadtest.check import check
+from loadtest.demo import demo
+
+EXPECTED = (SettingsError, TroubleError, MigrationError, TopicError, ImportProblemsError, OSError)
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), help="Settings as TOML; WEIGHBRIDGE_* in the environment go before it."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="weighbridge")
+def main() -> None:
+    """Weighbridge: every vehicle message is accounted for, with a reason."""
+
+
+for command in (up, status, down, simulate, check, demo):
+    main.add_command(command)
+
+
+def run(work: Coroutine[Any, Any, int]) -> None:
+    """Run to the end; what a person can mend is said in a line, not as a traceback."""
+    try:
+        status_code = uvloop.run(work)
+    except EXPECTED as error:
+        raise click.ClickException(str(error)) from None
+    sys.exit(status_code)
+
+
+def settings_of(config: Path | None) -> Settings:
+    """Read the settings, or say all that is wrong with them."""
+    try:
+        return read_file(config, os.environ)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command
+@config_option
+@click.option("--partitions", default=6, show_default=True, help="Partitions of the topic, where it is to be made.")
+def prepare(config: Path | None, partitions: int) -> None:
+    """Make the topic and the tables, or bring them up to date."""
+    settings = settings_of(config)
+
+    async def work() -> int:
+        made = await prepare_topic(settings.kafka, settings.topic, partitions)
+        applied = await migrate(settings.database)
+        click.echo(f"topic {settings.topic}: {'made' if made else 'was there, and is fit'}")
+        click.echo(f"migrations: {', '.join(applied) or 'up to date'}")
+        return 0
+
+    run(work())
+
+
+@main.command
+@config_option
+@click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 256), help="How many to run.")
+@click.option("--index", default=0, hidden=True, type=int)
+def worker(config: Path | None, processes: int, index: int) -> None:
+    """Consume, examine, judge and commit, until SIGTERM."""
+    settings = settings_of(config)
+    open_journal(settings.log_level)
+    if processes == 1:
+        run(consume(settings, index))
+    named = [] if config is None else ["--config", str(config)]
+    commands = [["-m", "ingest", "worker", "--index", str(i), *named] for i in range(processes)]
+    run(supervise(commands, settings.drain_s_max))
+
+
+async def consume(settings: Settings, index: int) -> int:
+    """Be one worker process: put the parts together, join the group, drain when told."""
+    catalogue, engine, build = load(schemas.read_telemetry()), Portable(), identify()
+    metrics, partitions = Metrics(build, engine.name), Partitions(settings.drain_s_max)
+    provenance = Provenance(build, engine.name, settings.policy, tuple(k.schema for k in catalogue.known.values()))
+    store, examiner = PostgresStore(settings.database, provenance), Examiner(settings.policy, catalogue, engine)
+
+    async def assigned(numbers: frozenset[int]) -> None:
+        partitions.begin(Worker(settings.topic, log, store, examiner, metrics), numbers)
+
+    def find_faults() -> list[str]:
+        waiting = sorted(partitions.ours - metrics.owned)
+        faults = [f"partition {number} is assigned but not taken over" for number in waiting]
+        return faults if partitions.joined else ["not a member of the group yet"]
+
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.http_port:
+            port = settings.http_port + index
+            await stack.enter_async_context(http.serve(settings.http_host, port, metrics.render, find_faults))
+        await stack.enter_async_context(store.upkeep())
+        log = await stack.enter_async_context(open_log(settings))
+        log.join(assigned, partitions.end, partitions.fail)
+        await until_told(partitions)
+        await partitions.end(partitions.ours)
+    structlog.get_logger().info("stopped")
+    return 0
+
+
+@main.group
+def devices() -> None:
+    """Enrol devices, and look at them."""
+
+
+@contextlib.asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Connection]:
+    """Open a connection for one command."""
+    connection = await connect(settings.database, "weighbridge command")
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@devices.command("import")
+@config_option
+@click.argument("file", type=click.File(encoding="utf-8"))
+def import_(config: Path | None, file: TextIO) -> None:
+    r"""Enrol the devices of FILE, one JSON object a line; all of them or none.
+
+    \b
+    device_id, tenant, vehicle_id   text
+    epoch                           whole number
+    kid                             hexadecimal, 1 to 32 bytes
+    alg                             "EdDSA" or "ES256"
+    public_key                      SubjectPublicKeyInfo, PEM
+    """
+    settings = settings_of(config)
+
+    async def work() -> int:
+        entries = read_lines(file)
+        async with connected(settings) as connection:
+            done = await import_devices(connection, entries)
+        click.echo(f"{done.lines} lines: {done.devices_new} new devices, {done.keys_new} new keys, "
+                   f"{done.epochs_raised} epochs raised")  # fmt: skip
+        if done.keys_shared:
+            click.echo(
+                f"warning: {done.keys_shared} public keys belong to several devices; each needs its own", err=True
+            )
+        return 0
+
+    run(work())
+
+
+@devices.command("list")
+@config_option
+@click.option("--tenant", help="Only the devices of this tenant.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def list_(config: Path | None, tenant: str | None, as_json: bool) -> None:  # noqa: FBT001 (click gives flags so)
+    """List the devices, with what they have sent and what is missing."""
+    settings = settings_of(config)
+
+    async def work() -> int:
+        async with connected(settings) as connection:
+            found = await list_devices(connection, tenant)
+        for row in found:
+            click.echo(json.dumps(row) if as_json else "  ".join(str(value) for value in row.values()))
+        return 0
+
+    run(work())
+
+
+@devices.command
+@config_option
+@click.argument("device_id")
+def show(config: Path | None, device_id: str) -> None:
+    """Show one device as JSON: its standing, keys, and the numbers that are missing."""
+    settings = settings_of(config)
+
+    async def work() -> int:
+        async with connected(settings) as connection:
+            found = await show_device(connection, device_id)
+        if found is None:
+            raise click.ClickException(
+                f"no device {device_id} is enrolled; `weighbridge devices list` shows those that are"
+            )
+        click.echo(json.dumps(found, indent=2, default=str))
+        return 0
+
+    run(work())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""What does the store say? Verdicts by position, and the counts that a person watches; read, never written."""
+
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from ingest.adapters.postgres.connection import Connection
+
+ROWS_AT_ONCE = 5_000
+
+_VERDICTS = """
+    select kafka_offset, verdict, coalesce(reason, '') as reason from weighbridge.verdict
+    where topic = $1 and partition = $2 and kafka_offset between $3 and $4"""
+
+_TOTALS = """
+    select coalesce(sum(accepted), 0)::bigint as accepted, coalesce(sum(duplicate), 0)::bigint as duplicate,
+           coalesce(sum(held), 0)::bigint as held, coalesce(sum(refused), 0)::bigint as refused
+    from weighbridge.batch where topic = $1"""
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """How many records have got which verdict."""
+
+    accepted: int = 0
+    duplicate: int = 0
+    held: int = 0
+    refused: int = 0
+
+    @property
+    def consumed(self) -> int:
+        """How many records have a verdict."""
+        return self.accepted + self.duplicate + self.held + self.refused
+
+    def since(self, earlier: "Totals") -> "Totals":
+        """Subtract what was there before."""
+        return Totals(*(getattr(self, name) - getattr(earlier, name) for name in Totals.__struct_fields__))
+
+
+async def read_totals(connection: Connection, topic: str) -> Totals:
+    """Add up the batches of a topic."""
+    row = await connection.fetchrow(_TOTALS, topic)
+    assert row is not None, "an aggregate always has a row"
+    return Totals(*row)
+
+
+async def read_verdicts(
+    connection: Connection, topic: str, partition: int, offsets: tuple[int, int]
+) -> AsyncIterator[tuple[int, str, str]]:
+    """Give (offset, verdict, reason) of a range of offsets, both ends included, in no order."""
+    async with connection.transaction(readonly=True):
+        async for row in connection.cursor(_VERDICTS, topic, partition, *offsets, prefetch=ROWS_AT_ONCE):
+            yield row["kafka_offset"], row["verdict"], row["reason"]

@@ -1,0 +1,1 @@
+"""The whole house under load: what goes in, what came out, and whether the two agree."""
