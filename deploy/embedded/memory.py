@@ -16,6 +16,7 @@ from deploy.software import Say
 LOOPBACK = "127.0.0.1"
 PORTS = range(20_000, 32_000)  # below those that the kernel gives to outgoing connections, which would take ours
 TRIES_MAX = 200
+DYING_S_MAX = 3.0
 LOCK_S_MAX = 300.0
 
 
@@ -60,6 +61,16 @@ def free(port: int) -> bool:
             probe.bind((LOOPBACK, port))
         except OSError:
             return False
+    return True
+
+
+def becomes_free(port: int) -> bool:
+    """Whether a port is free, or soon will be: what was killed holds on to it until its last thread is gone."""
+    give_up_at = time.monotonic() + DYING_S_MAX
+    while not free(port):
+        if time.monotonic() > give_up_at:
+            return False
+        time.sleep(0.05)
     return True
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.embedded import kafka, postgres
-from deploy.embedded.memory import LOOPBACK, Memory, free, free_ports, locked, recall, remember, remembers
+from deploy.embedded.memory import LOOPBACK, Memory, becomes_free, free_ports, locked, recall, remember, remembers
 from deploy.embedded.process import Daemon, Order, Stuck, alive, start, stop, tail
 from deploy.software import Say
 
@@ -99,12 +99,13 @@ def up(state: Path, say: Say) -> Addresses:
 def prepare(state: Path) -> Memory:
     """Settle ports and places before anything starts, and write them down."""
     memory = recall(state)
-    if alive(kafka.daemon(state)) is None and not (free(memory.kafka_port) and free(memory.controller_port)):
+    kafka_ports = (memory.kafka_port, memory.controller_port)
+    if alive(kafka.daemon(state)) is None and not all(map(becomes_free, kafka_ports)):
         broker, controller = free_ports(2)
         memory = msgspec.structs.replace(memory, kafka_port=broker, controller_port=controller)
     if alive(postgres.daemon(state, memory)) is None:
         memory = postgres.settle(state, memory)
-        if not free(memory.database_port):
+        if not becomes_free(memory.database_port):
             memory = msgspec.structs.replace(memory, database_port=free_ports(1)[0])
     remember(state, memory)
     return memory

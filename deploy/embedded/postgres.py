@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import time
 from functools import partial
@@ -18,6 +19,7 @@ from deploy.software import Say, postgres
 
 NAME = "weighbridge"  # of the database and of its owner
 FAREWELL = ((SIGINT, 60.0), (SIGQUIT, 20.0), (SIGKILL, 10.0))  # fast, immediate, and what is left
+SSL_REQUEST = struct.pack(">ii", 8, 80877103)  # the shortest question: it is answered before any authentication
 INITDB_S_MAX = 120.0
 ORPHANS_S_MAX = 30.0
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}  # not the caller's: PGDATA and its kin mislead
@@ -139,10 +141,11 @@ def clear_the_way(data: Path) -> None:
 
 
 def ready(ours: Daemon, memory: Memory) -> bool:
-    """Whether it says so itself (line 8 of its lock file, as pg_ctl reads it) and can be connected to."""
+    """Whether it says so itself (line 8 of its lock file, as pg_ctl reads it) and answers: a dying one only listens."""
     try:
         lines = (ours.home / "postmaster.pid").read_text().splitlines()
-        with socket.create_connection((LOOPBACK, memory.database_port), timeout=1.0):
-            return len(lines) >= 8 and lines[7].strip() == "ready"
+        with socket.create_connection((LOOPBACK, memory.database_port), timeout=1.0) as connection:
+            connection.sendall(SSL_REQUEST)
+            return connection.recv(1) in {b"N", b"S"} and len(lines) >= 8 and lines[7].strip() == "ready"
     except OSError:
         return False

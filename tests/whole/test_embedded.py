@@ -99,8 +99,8 @@ def test_two_at_once_after_one_that_was_killed_on_its_way_start_one_pair(state: 
     first.kill()
     first.communicate()
     both = [spawn("up", state) for _ in range(2)]
-    (one, _), (other, _) = (each.communicate(timeout=120) for each in both)
-    assert [each.returncode for each in both] == [0, 0]
+    (one, said_one), (other, said_other) = (each.communicate(timeout=120) for each in both)
+    assert [each.returncode for each in both] == [0, 0], said_one + said_other
     assert one == other
     assert [line.split("=")[0] for line in one.splitlines()] == [f"export {name}" for name in OURS]
     assert process.workers(daemons(state)[0].home, "java") == [pids(state)[0]]
