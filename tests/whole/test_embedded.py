@@ -217,6 +217,7 @@ def test_servers_named_by_the_environment_are_used_and_left_alone(
     assert {report.condition for report in embedded.status(tmp_path)} == {embedded.Condition.GIVEN}
     embedded.down(tmp_path, quiet)
     assert not list(tmp_path.glob("*.pid.json"))
+    assert memory.recall(tmp_path).database_home is None  # no room was made for what is not started
 
 
 def test_software_that_was_half_fetched_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
