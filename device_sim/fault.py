@@ -237,7 +237,7 @@ def out_of_range(turn: Turn) -> Iterator[Send]:
     """Sign a value that its signal cannot have."""
     samples = turn.samples(turn.now_s)
     samples[-1] = damage.exceed(samples[-1], turn.vehicle.chance.bits())
-    draft = replace(turn.draft(), payload=turn.schema().encode(samples))
+    draft = turn.say(samples, turn.vehicle.seq + 1, turn.now_s)
     return _refused_and_again(turn, draft.seal(), Refusal.OUT_OF_RANGE)
 
 

@@ -68,9 +68,7 @@ class _Cast:
     def cause(self, number: int) -> Cause | None:
         """Tell the vehicle's trouble, if it has one."""
         rank = (number * self._stride + self._shift) % self._vehicles
-        if rank >= self._roles[-1][0]:
-            return None
-        return next(cause for end, cause in self._roles if rank < end)
+        return next((cause for end, cause in self._roles if rank < end), None)
 
 
 def sends(plan: Plan) -> Iterator[Send]:

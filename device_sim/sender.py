@@ -55,7 +55,7 @@ async def drive(
     """Produce the sends, hand over the truth of each as its offset comes in, and report once a second.
 
     Raises the broker's error if an acknowledgement fails: what then stands in the log is not known, so neither is the
-    truth. A cancelled run still hands over the truth of what it sent.
+    truth. Raises ValueError if the topic does not exist. A cancelled run still hands over the truth of what it sent.
     """
     producer = AIOKafkaProducer(
         bootstrap_servers=target.kafka,
@@ -91,7 +91,7 @@ class _Run:
 
     async def produce(self, sends: Iterable[Send], pace: Pace, progress: TakeProgress | None) -> None:
         """Send at the pace, never waiting for acknowledgements but the oldest of too many."""
-        partitions = sorted(await self._producer.partitions_for(self._topic))
+        partitions = await self._partitions()
         self._began_s = time.monotonic()
         report_at_s = 1.0
         for send in sends:
@@ -101,6 +101,14 @@ class _Run:
             if progress is not None and self._elapsed_s() >= report_at_s:
                 progress(self.report())
                 report_at_s += 1.0
+
+    async def _partitions(self) -> list[int]:
+        """Ask for the topic's partitions at once: the producer itself would wait 40 s for a topic to appear."""
+        cluster = await self._producer.client.fetch_all_metadata()
+        partitions = cluster.partitions_for_topic(self._topic)
+        if not partitions:
+            raise ValueError(f"there is no topic {self._topic} at this Kafka: create it, or name another")
+        return sorted(partitions)
 
     async def _admit(self, pace: Pace) -> bool:
         """Wait for the next send's time; say no when the run is over."""

@@ -1,4 +1,4 @@
-"""Do the simulator's truth and the core agree? Two readings of envelope.md, made apart, meet here; no servers needed."""
+"""Do the simulator's truth and the core agree? Two readings of envelope.md, made apart, meet here, without servers."""
 
 from collections.abc import Iterator
 from itertools import islice
