@@ -239,3 +239,7 @@ GARBAGE = {
 def test_what_is_no_single_public_key_is_refused_with_what_to_give(text: str) -> None:
     because = refusal("EdDSA", text)
     assert "BEGIN PUBLIC KEY" in because or "export the public key again" in because
+
+
+def test_several_keys_in_one_text_are_told_from_noise() -> None:
+    assert "several PEM blocks" in refusal("EdDSA", GOOD * 2)
