@@ -7,7 +7,11 @@ from typing import Any
 
 import cbor2
 import pytest
-from wire import (
+
+from ingest.core.envelope import EXTERNAL_AAD
+from ingest.core.message import Envelope, RawRecord, Refused
+from ingest.core.verdict import Refusal
+from tests.core.wire import (
     BOOT,
     BYTES_MAX,
     CLAIMS,
@@ -28,10 +32,6 @@ from wire import (
     with_claim,
     with_claims,
 )
-
-from ingest.core.envelope import EXTERNAL_AAD
-from ingest.core.message import Envelope, RawRecord, Refused
-from ingest.core.verdict import Refusal
 
 
 def test_a_well_formed_envelope_is_read_with_all_that_it_claims() -> None:

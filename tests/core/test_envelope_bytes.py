@@ -5,7 +5,10 @@ from typing import Any
 import cbor2
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire import (
+
+from ingest.core.envelope import EXTERNAL_AAD
+from ingest.core.message import Refused
+from tests.core.wire import (
     CLAIMS,
     ENVELOPE,
     HEADER,
@@ -15,9 +18,6 @@ from wire import (
     malformed,
     read_value,
 )
-
-from ingest.core.envelope import EXTERNAL_AAD
-from ingest.core.message import Refused
 
 
 def test_every_beginning_of_an_envelope_is_malformed() -> None:

@@ -3,12 +3,12 @@
 import re
 
 import pytest
-from vectors import FOLDER, Vector, load_vectors
 
 from ingest.core.envelope import EXTERNAL_AAD, read
 from ingest.core.message import Refused, Verified
 from ingest.core.signature import Portable, verify
 from ingest.core.verdict import Hold, Refusal, Verdict
+from tests.core.vectors import FOLDER, Vector, load_vectors
 
 VECTORS = load_vectors()
 
