@@ -74,7 +74,8 @@ def parse_map(_context: click.Context, _parameter: click.Parameter, text: str | 
 def simulate(**options: Any) -> None:  # noqa: ANN401 - click hands over what the options above declare
     """Put a fleet of simulated vehicles on the road, that know what verdict each message deserves.
 
-    First --registry FILE and `weighbridge devices import FILE`, then the same again without --registry.
+    First --registry FILE and `weighbridge devices import FILE`, then the same again without --registry. The counters
+    begin anew with each run: against a store that has seen this seed, take another --run (or --seed).
     """
     wish = Wish(**options)
     try:

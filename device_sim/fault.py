@@ -79,8 +79,7 @@ def _mirrored(draft: Draft) -> bytes:
 
 def cross_partition_replay(turn: Turn) -> Iterator[Send]:
     """Produce the same envelope to several partitions: which copy is judged first is nobody's to say."""
-    vehicle, value = turn.vehicle, turn.draft().seal()
-    turn.spend()
+    vehicle, value = turn.vehicle, turn.fresh()
     group = vehicle.number << 32 | vehicle.turns
     yield replace(turn.accepted(value), group=group)
     for shift in range(1, 2 + vehicle.chance.below(2)):
@@ -138,12 +137,18 @@ def unknown_key(turn: Turn) -> Iterator[Send]:
 
 
 def clone(turn: Turn) -> Iterator[Send]:
-    """Let a copy of the unit use the number that the vehicle has just used, in the same boot, for something else."""
+    """Use a number twice: a copy of the unit in the same boot, or one in its own boot that is the first to use it."""
     yield turn.honest()
     for ago_s in (5, 10):
         value = turn.draft(turn.vehicle.seq, turn.now_s - ago_s).seal()
         yield turn.held(value, Hold.EQUIVOCATION)
         yield turn.duplicate(value)
+    ours, theirs = turn.draft(), turn.draft()
+    copy_boot = turn.world.identity.boot(turn.vehicle.number, -1)
+    yield turn.accepted(replace(theirs, claims=replace(theirs.claims, boot=copy_boot)).seal())
+    # The vehicle's boot was accepted before the copy's: the two take turns, which no lost counter does.
+    yield turn.held(ours.seal(), Hold.EQUIVOCATION)
+    turn.spend()
 
 
 def counter_rollback(turn: Turn) -> Iterator[Send]:

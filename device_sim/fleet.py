@@ -72,11 +72,14 @@ class _Cast:
 
 
 def sends(plan: Plan) -> Iterator[Send]:
-    """Give all sends in order, without end: who takes them decides how many."""
-    rate = plan.rate or FLAT_OUT
-    interval_s = plan.fleet.vehicles / rate
+    """Give all sends in order, without end: who takes them decides how many. Raises ValueError if the mix cannot be."""
+    interval_s = plan.fleet.vehicles / (plan.rate or FLAT_OUT)
     world = World(Identity(plan.fleet), load(), plan.start_s, interval_s, plan.samples_max)
-    cast = _Cast(plan)
+    return _play(plan, world, _Cast(plan))
+
+
+def _play(plan: Plan, world: World, cast: _Cast) -> Iterator[Send]:
+    rate = plan.rate or FLAT_OUT
     vehicles: dict[int, tuple[Vehicle, Cause | None]] = {}
     stride = _coprime(plan.fleet.vehicles, 0.618)
     sent = 0

@@ -27,20 +27,22 @@ Act = Callable[[Turn], Iterator[Send]]
 
 
 def offline(turn: Turn) -> Iterator[Send]:
-    """Be silent, then upload what was stored meanwhile: late by up to weeks, in order, backwards or shuffled."""
-    chance = turn.vehicle.chance
+    """Be silent, then upload what was stored: up to weeks late, in order, backwards or shuffled, some of it twice."""
+    chance, vehicle = turn.vehicle.chance, turn.vehicle
     late_s = (chance.between(60, 3_600), chance.between(3_600, 3 * _DAY_S), _LATE_S_MAX)[chance.below(3)]
     count = 4 + chance.below(20)
     backlog = []
     for left in range(count, 0, -1):
-        backlog.append(turn.draft(at_s=turn.now_s - late_s * left / count).seal())
-        turn.spend()
+        vehicle.boots += chance.happens(0.1)
+        backlog.append(turn.fresh(turn.now_s - late_s * left / count))
     order = chance.below(3)
     if order == 1:
         backlog.reverse()
     elif order == 2:
         backlog.sort(key=lambda _: chance.bits())
-    return map(turn.accepted, backlog)
+    yield from map(turn.accepted, backlog)
+    if chance.happens(0.3):  # the upload broke off before it was acknowledged
+        yield from map(turn.duplicate, backlog[count // 2 :])
 
 
 def clock_drift(turn: Turn) -> Iterator[Send]:
@@ -49,41 +51,35 @@ def clock_drift(turn: Turn) -> Iterator[Send]:
     if vehicle.turns == 0:
         vehicle.skew_s = vehicle.chance.between(-2 * _DAY_S, _AHEAD_S_MAX)
     vehicle.skew_s += _DRIFT * turn.world.interval_s
-    yield _fresh(turn)
+    yield turn.accepted(turn.fresh())
 
 
 def reboot(turn: Turn) -> Iterator[Send]:
     """Start again: a new boot number, and the counter goes on where it was."""
     turn.vehicle.boots += 1
-    yield _fresh(turn)
+    yield turn.accepted(turn.fresh())
 
 
 def seq_gap(turn: Turn) -> Iterator[Send]:
     """Lose some messages before they were sent: their numbers never come."""
     chance = turn.vehicle.chance
     turn.vehicle.seq += 1 + (chance.below(5) if chance.happens(0.8) else chance.below(10_000))
-    yield _fresh(turn)
+    yield turn.accepted(turn.fresh())
 
 
 def retransmission(turn: Turn) -> Iterator[Send]:
     """Not hear the acknowledgement, and send the same once more, or twice."""
-    sent = _fresh(turn)
-    yield sent
+    value = turn.fresh()
+    yield turn.accepted(value)
     for _ in range(1 + turn.vehicle.chance.below(2)):
-        yield turn.duplicate(sent.value or b"")
+        yield turn.duplicate(value)
 
 
 def software_update(turn: Turn) -> Iterator[Send]:
     """Come back from an update with other software, another configuration and perhaps a newer schema."""
     turn.vehicle.updates += 1
     turn.vehicle.boots += 1
-    yield _fresh(turn)
-
-
-def _fresh(turn: Turn) -> Send:
-    draft = turn.draft()
-    turn.spend()
-    return turn.accepted(draft.seal())
+    yield turn.accepted(turn.fresh())
 
 
 ACTS: Mapping[Trouble, Act] = MappingProxyType(

@@ -87,7 +87,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
         """Fill in the header."""
         identity, vehicle, number = self.world.identity, self.vehicle, self.vehicle.number
         return Claims(
-            device_id=identity.device_id(number),
+            device_id=self.device_id,
             issued_at_s=int(at_s) if number % 2 else at_s,
             epoch=identity.epoch(number),
             seq=seq,
@@ -120,11 +120,15 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
         """Use up the next number: something was accepted or held under it."""
         self.vehicle.seq += 1
 
-    def honest(self) -> Send:
-        """Say something new and true, as any vehicle does most of the time."""
-        draft = self.draft()
+    def fresh(self, at_s: float | None = None) -> bytes:
+        """Say something new under the next number, and use it up."""
+        value = self.draft(at_s=at_s).seal()
         self.spend()
-        return Send(draft.claims.device_id, draft.seal(), Verdict.ACCEPTED, "", "honest")
+        return value
+
+    def honest(self) -> Send:
+        """Send something new and true, as any vehicle does most of the time."""
+        return Send(self.device_id, self.fresh(), Verdict.ACCEPTED, "", "honest")
 
     def accepted(self, value: bytes) -> Send:
         """Send a message that deserves to be accepted."""
@@ -144,8 +148,12 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
 
     def send(self, value: bytes | None, verdict: Verdict, reason: Hold | Refusal | None = None) -> Send:
         """Send under the vehicle's own key."""
-        device_id = self.world.identity.device_id(self.vehicle.number)
-        return Send(device_id, value, verdict, reason or "", self.cause or "honest")
+        return Send(self.device_id, value, verdict, reason or "", self.cause or "honest")
+
+    @property
+    def device_id(self) -> str:
+        """The name of the vehicle's device."""
+        return self.world.identity.device_id(self.vehicle.number)
 
 
 def _samples_usual(number: int) -> int:
