@@ -1,4 +1,4 @@
-"""What does a person type to have the servers, and what does a shell read back?"""
+"""What does a person type to have the servers, and what does a shell read back? The addresses, as exports."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""How is one Kafka node run: broker and controller in one process (KRaft), on this machine only?"""
+"""How is one Kafka node run? Broker and controller in one process (KRaft), on this machine only."""
 
 import os
 import shutil

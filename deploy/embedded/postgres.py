@@ -1,4 +1,4 @@
-"""How is one PostgreSQL run: on this machine only, durable, by a user without privileges?"""
+"""How is one PostgreSQL run? On this machine only, durable, by a user without privileges."""
 
 import os
 import shutil

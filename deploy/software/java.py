@@ -1,4 +1,4 @@
-"""Which Java is there to run Kafka with?"""
+"""Which Java is there to run Kafka with? One of this machine, or else one from a wheel."""
 
 import os
 import re

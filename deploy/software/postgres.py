@@ -1,4 +1,4 @@
-"""Where are PostgreSQL's programs: on the system, or in a wheel that carries them?"""
+"""Where are PostgreSQL's programs? On this machine, or else in a wheel that carries them."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What may this user install, and what is there to type where they may not?"""
+"""What may this user install? Where they may not, the answer is the line to type."""
 
 import os
 import shutil
