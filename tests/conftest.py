@@ -1,9 +1,11 @@
 """What do tests on real servers stand on? A pair of their own, a fresh database, fresh topics."""
 
+import asyncio
 import os
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from deploy import embedded
 from deploy.embedded.command import STATE, say
+from ingest.adapters.postgres.migration import migrate
 
 REAL_PASSED = pytest.StashKey[int]()
 
@@ -75,10 +78,43 @@ async def fresh_database(servers: embedded.Addresses) -> AsyncIterator[str]:
     server = await asyncpg.connect(servers.database)
     try:
         await server.execute(f"create database {name}")
-        yield urlsplit(servers.database)._replace(path=f"/{name}").geturl()
+        yield database_url(servers, name)
         await server.execute(f"drop database {name} with (force)")
     finally:
         await server.close()
+
+
+@pytest.fixture(scope="session")
+def template(servers: embedded.Addresses) -> str:
+    """Name a database that is migrated and empty, to be copied."""
+    name = f"template_{secrets.token_hex(6)}"
+
+    async def make() -> None:
+        server = await asyncpg.connect(servers.database)
+        await server.execute(f"create database {name}")
+        await server.close()
+        await migrate(database_url(servers, name))
+
+    with ThreadPoolExecutor(1) as thread:  # a loop may be running here
+        thread.submit(asyncio.run, make()).result()
+    return name
+
+
+@pytest.fixture
+async def store_database(servers: embedded.Addresses, template: str) -> AsyncIterator[str]:
+    """URL of a migrated database that is this test's own."""
+    name = f"test_{secrets.token_hex(6)}"
+    server = await asyncpg.connect(servers.database)
+    try:
+        await server.execute(f"create database {name} template {template}")
+        yield database_url(servers, name)
+        await server.execute(f"drop database {name} with (force)")
+    finally:
+        await server.close()
+
+
+def database_url(servers: embedded.Addresses, name: str) -> str:
+    return urlsplit(servers.database)._replace(path=f"/{name}").geturl()
 
 
 @pytest.fixture

@@ -88,9 +88,10 @@ def order(state: Path, memory: Memory, say: Say) -> Order:
 def format_storage(home: Path, command: list[str]) -> None:
     """Format once, from nothing: what a killed formatting left behind holds no data yet."""
     shutil.rmtree(home / "data", ignore_errors=True)
+    # in one word with its option: one id in 64 begins with a hyphen
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     done = subprocess.run(
-        [*command, "--cluster-id", cluster], capture_output=True, text=True, timeout=FORMAT_S_MAX, check=False
+        [*command, f"--cluster-id={cluster}"], capture_output=True, text=True, timeout=FORMAT_S_MAX, check=False
     )
     if done.returncode:
         raise Stuck(f"Kafka's storage could not be formatted:\n{done.stdout}{done.stderr}")

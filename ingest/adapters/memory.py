@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 import msgspec
 
 from ingest.core.device import Device, KeyRing, Sender
-from ingest.core.judge import Number, Prior, Priors, number, owns_its_number
+from ingest.core.judge import KeysMovedError, Number, Prior, Priors, number, owns_its_number
 from ingest.core.message import Envelope, Examined, RawRecord, Refused, Verified
 from ingest.core.outcome import Accepted, Duplicate, Held, Outcome, Span, verdict_of
 from ingest.core.verdict import Verdict
@@ -104,9 +104,12 @@ class MemoryLease:
             yield batch
             await asyncio.sleep(0)
             self._apply(batch)
+            self._broken = False
+        except KeysMovedError:
+            self._broken = False
+            raise
         finally:
             batch.release()
-        self._broken = False
 
     def _apply(self, batch: "MemoryTransaction") -> None:
         outcome = batch.outcome
@@ -137,8 +140,9 @@ class MemoryTransaction:
         numbers = sorted({m.verified.sender.device_no for m in examined if not isinstance(m, Refused)})
         for device_no in numbers:
             lock = self._store.locks[device_no]
-            await lock.acquire()
-            self._locked.append(lock)
+            if lock not in self._locked:
+                await lock.acquire()
+                self._locked.append(lock)
         return {device_no: self._store.devices[device_no] for device_no in numbers}
 
     async def priors(self, suspects: Sequence[Verified]) -> Priors:

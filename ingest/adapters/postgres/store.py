@@ -241,7 +241,7 @@ class PostgresTransaction:
             stamp.owner_epoch, stamp.judged_by, stamp.worker,
         )  # fmt: skip
         moved = await self._connection.execute(
-            queries.MOVE_OFFSET, stamp.topic_no, stamp.partition, stamp.owner_epoch, self.next_offset, span.to_offset
+            queries.MOVE_OFFSET, stamp.topic_no, stamp.partition, stamp.owner_epoch, span.from_offset, span.to_offset
         )
         if moved != "UPDATE 1":
             raise FencedError(f"partition {stamp.partition}: another worker owns it since epoch {stamp.owner_epoch}")
