@@ -2,7 +2,6 @@
 
 import itertools
 
-import corridor
 import pytest
 from msgspec.structs import replace
 
@@ -10,6 +9,7 @@ from device_sim.fault import Fault
 from ingest.adapters.memory import MemoryStore
 from ingest.core.message import RawRecord
 from ingest.core.verdict import Verdict
+from tests.simulation import corridor
 
 FORGERIES = {Fault.FORGED, Fault.TAMPERED, Fault.DOMAIN_CONFUSION, Fault.MALFORMED, Fault.WRONG_DEVICE_KEY}
 
