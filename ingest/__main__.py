@@ -78,9 +78,10 @@ def prepare(config: Path | None, partitions: int) -> None:
     settings = settings_of(config)
 
     async def work() -> int:
-        made = await prepare_topic(settings.kafka, settings.topic, partitions)
+        topic = await prepare_topic(settings.kafka, settings.topic, partitions)
         applied = await migrate(settings.database)
-        click.echo(f"topic {settings.topic}: {'made' if made else 'was there, and is fit'}")
+        how = "made" if topic.made else "was there, and is fit"
+        click.echo(f"topic {settings.topic}: {how}, {topic.partitions} partitions")
         click.echo(f"migrations: {', '.join(applied) or 'up to date'}")
         return 0
 

@@ -30,6 +30,7 @@ class Partitions:
         """Tend these, too."""
         self.joined = True
         for partition in sorted(partitions):
+            assert partition not in self._tasks, f"partition {partition} is tended already"
             stopping = asyncio.Event()
             task = asyncio.create_task(worker.tend(partition, stopping), name=f"partition {partition}")
             task.add_done_callback(self._ended)

@@ -22,6 +22,7 @@ from ingest.core.verdict import Verdict
 from ingest.ports import FencedError, Lease, Log, Store, TroubleError
 
 EXAMINE_STEP = 256  # messages examined between two turns of the event loop: 25 ms at the portable engine's pace
+ROUNDS_MAX = 10  # of one batch whose senders' keys move while it is examined
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 5.0
 
 
@@ -83,7 +84,7 @@ class Worker(msgspec.Struct, frozen=True):
         """Walk the corridor once; a key that changes between the reading and the lock sends the batch round again."""
         span = span_of(records, lease.next_offset)
         messages = self.examiner.read(records)
-        while True:
+        for _ in range(ROUNDS_MAX):
             examined = await self._examine(messages, await lease.key_ring(messages))
             try:
                 async with lease.transaction() as transaction:
@@ -94,6 +95,7 @@ class Worker(msgspec.Struct, frozen=True):
             except KeysMovedError:
                 continue
             return outcome
+        raise TroubleError(f"keys moved between reading and lock {ROUNDS_MAX} times in a row")
 
     async def _examine(self, messages: Sequence[Envelope | Refused], ring: KeyRing) -> list[Examined]:
         """Examine in steps, so that heartbeats and the other partitions get their turn."""

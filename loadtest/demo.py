@@ -21,7 +21,7 @@ from device_sim.sender import Pace, Sent, Target, drive
 from device_sim.truth import Differences, Writer, read
 from ingest.adapters.postgres.connection import Connection, connect
 from ingest.adapters.postgres.migration import MigrationError, migrate
-from ingest.adapters.postgres.readout import Totals, read_totals
+from ingest.adapters.postgres.readout import Totals, count_owned, read_totals
 from ingest.adapters.postgres.registry import import_devices, read_lines
 from ingest.adapters.topics import TopicError, prepare_topic
 from ingest.config import Settings, SettingsError, read_file
@@ -31,7 +31,9 @@ from loadtest.view import Progress, View
 
 RATE_PER_VEHICLE = 0.6  # messages/s: a turn every two seconds or so
 RATE_MAX = 2_000.0  # what two cores carry with room to spare, servers and simulator included
+READY_S_MAX = 60.0
 CATCH_UP_S_MAX = 120.0
+DRAIN_S_MAX = 20.0
 WATCH_EVERY_S = 0.5
 PARTITIONS = 6
 
@@ -82,7 +84,7 @@ def demo(vehicles: int, seconds: float, seed: int, as_json: bool, state: Path) -
 
 async def _play(scene: Scene, console: Console) -> Differences:
     settings = scene.settings
-    await prepare_topic(settings.kafka, settings.topic, PARTITIONS)
+    topic = await prepare_topic(settings.kafka, settings.topic, PARTITIONS)
     await migrate(settings.database)
     connection = await connect(settings.database, "weighbridge demo")
     try:
@@ -90,6 +92,7 @@ async def _play(scene: Scene, console: Console) -> Differences:
         before = await read_totals(connection, settings.topic)
         truth = scene.folder / "demo-truth.jsonl"
         async with _worker(scene.folder / "demo-worker.log") as process:
+            await _owned(connection, settings.topic, topic.partitions, process)
             with View(console) as view:
                 progress = Progress(view.show)
                 watching = asyncio.create_task(_watch(connection, settings.topic, before, progress))
@@ -109,16 +112,31 @@ async def _enrol(connection: Connection, fleet: Fleet) -> None:
 
 @contextlib.asynccontextmanager
 async def _worker(journal: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a worker process for the length of the block; it drains at the end."""
+    """Run a worker process for the length of the block; it drains at the end. Raises ValueError if it fails."""
     with journal.open("wb") as file:
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", "ingest", "worker", stderr=file)
     say(f"a worker is running (process {process.pid}, journal {journal})")
     try:
         yield process
     finally:
-        if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.wait(), 30)
+        try:
+            await asyncio.wait_for(process.wait(), DRAIN_S_MAX)
+        except TimeoutError:
+            process.kill()
+    if await process.wait():
+        raise ValueError(
+            f"the worker ended with status {process.returncode}; the end of its journal {journal} says why"
+        )
+
+
+async def _owned(connection: Connection, topic: str, partitions: int, process: asyncio.subprocess.Process) -> None:
+    """Wait until the worker has taken over all partitions: a lag before that says nothing of it."""
+    for _ in range(int(READY_S_MAX / WATCH_EVERY_S)):
+        if await count_owned(connection, topic) >= partitions or process.returncode is not None:
+            return
+        await asyncio.sleep(WATCH_EVERY_S)
 
 
 async def _send(scene: Scene, truth: Path, progress: Progress) -> Sent:

@@ -77,7 +77,11 @@ class KafkaLog:
     async def _gather(self, partition: int, offset: int) -> list[ConsumerRecord]:
         """Take what is there, and wait for more until the batch is full or its time is up."""
         loop, limits = asyncio.get_running_loop(), self._settings
-        records = await self._fetch(partition, limits.batch_records_max, limits.batch_wait_ms)
+        try:
+            records = await self._fetch(partition, limits.batch_records_max, limits.batch_wait_ms)
+        except NoOffsetForPartitionError:  # our seek came before the group's answer, which is that it has no offset
+            self.seek(partition, offset)
+            return []
         size, until = _bytes(records), loop.time() + limits.batch_wait_ms / 1000
         while records and len(records) < limits.batch_records_max and size < limits.batch_bytes_max:
             left_ms = int((until - loop.time()) * 1000)
@@ -93,7 +97,7 @@ class KafkaLog:
         try:
             fetched = await self._consumer.getmany(at, timeout_ms=wait_ms, max_records=records_max)
         except NoOffsetForPartitionError:
-            return []  # left over from before our seek: the group has no offset of its own, and needs none
+            raise
         except (KafkaError, OSError) as error:
             raise TroubleError(f"reading partition {partition}: {type(error).__name__}: {error}") from error
         records: list[ConsumerRecord] = fetched.get(at, [])

@@ -1,5 +1,6 @@
 """Is the topic what the contract asks of it? Make a missing one; refuse one whose times are the senders' claims."""
 
+import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
@@ -15,18 +16,26 @@ class TopicError(Exception):
     """The topic exists and is not fit; the message says why, and what to do."""
 
 
-async def prepare_topic(kafka: str, topic: str, partitions: int) -> bool:
-    """Make the topic unless it is there; returns whether it was made. Raises TopicError, TroubleError."""
+class Topic(msgspec.Struct, frozen=True):
+    """A topic that is fit."""
+
+    made: bool  # just now; else it was there before
+    partitions: int
+
+
+async def prepare_topic(kafka: str, topic: str, partitions: int) -> Topic:
+    """Make the topic, with so many partitions, unless it is there. Raises TopicError, TroubleError."""
     client = AIOKafkaAdminClient(bootstrap_servers=kafka)
     try:
         await client.start()
         made = await _make(client, topic, partitions)
         await _check(client, topic)
+        (described,) = await client.describe_topics([topic])
     except KafkaError as error:
         raise TroubleError(f"Kafka at {kafka}: {type(error).__name__}: {error}") from error
     finally:
         await client.close()
-    return made
+    return Topic(made, len(described["partitions"]))
 
 
 async def _make(client: AIOKafkaAdminClient, topic: str, partitions: int) -> bool:

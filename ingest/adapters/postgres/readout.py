@@ -12,6 +12,12 @@ _VERDICTS = """
     select kafka_offset, verdict, coalesce(reason, '') as reason from weighbridge.verdict
     where topic = $1 and partition = $2 and kafka_offset between $3 and $4"""
 
+_OWNED = """
+    select count(*) from store.partition_lease l
+    join store.topic t using (topic_no)
+    join pg_stat_activity a on a.pid = l.owner_pid and a.backend_start = l.owner_started
+    where t.topic = $1"""
+
 _TOTALS = """
     select coalesce(sum(accepted), 0)::bigint as accepted, coalesce(sum(duplicate), 0)::bigint as duplicate,
            coalesce(sum(held), 0)::bigint as held, coalesce(sum(refused), 0)::bigint as refused
@@ -41,6 +47,12 @@ async def read_totals(connection: Connection, topic: str) -> Totals:
     row = await connection.fetchrow(_TOTALS, topic)
     assert row is not None, "an aggregate always has a row"
     return Totals(*row)
+
+
+async def count_owned(connection: Connection, topic: str) -> int:
+    """Count the partitions of a topic whose owner is alive."""
+    owned: int = await connection.fetchval(_OWNED, topic)
+    return owned
 
 
 async def read_verdicts(
