@@ -4,7 +4,7 @@ PYTHON ?=
 export PYTHON
 BIN := .venv/bin
 
-.PHONY: setup demo test check lock clean
+.PHONY: setup demo test fuzz check lock clean
 
 setup:
 	@bash deploy/environment.sh
@@ -15,6 +15,9 @@ demo: setup
 
 test: setup
 	@$(BIN)/python -m pytest $(ARGS)
+
+fuzz: setup
+	@$(BIN)/python -m loadtest.fuzz $(ARGS)
 
 check: setup
 	$(BIN)/ruff check
