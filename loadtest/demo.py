@@ -77,6 +77,7 @@ def demo(vehicles: int, seconds: float, seed: int, as_json: bool, state: Path) -
     ) as error:
         raise click.ClickException(str(error)) from None
     show(found, console)
+    say('The servers go on: `weighbridge down` stops them; `eval "$(weighbridge up)"` tells a shell where they are.')
     if as_json:
         click.echo(msgspec.json.encode({**summary(found), "seconds": round(time.monotonic() - started, 1)}).decode())
     sys.exit(0 if found.agrees else 1)

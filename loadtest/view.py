@@ -89,7 +89,7 @@ class View:
             self._live.update(_table(progress), refresh=True)
         elif progress.seconds >= self._line_at:
             self._line_at = progress.seconds + LINE_EVERY_S
-            self._console.print(_line(progress), highlight=False)
+            self._console.print(_line(progress), highlight=False, soft_wrap=True)
 
 
 def _line(progress: Progress) -> str:

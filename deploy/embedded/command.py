@@ -44,7 +44,7 @@ def status(state: Path) -> None:
     """Say how Kafka and PostgreSQL are. Exit status 0: both can be used; 3: not both."""
     reports = embedded.status(state)
     for report in reports:
-        where = f"at {report.address}" if report.address else "never started"
+        where = f"at {_without_password(report.address)}" if report.address else "never started"
         process = f", process {report.pid}" if report.pid else ""
         click.echo(f"{report.name}: {report.condition}, {where}{process}")
     if not {report.condition for report in reports} <= {Condition.RUNNING, Condition.GIVEN}:
@@ -61,3 +61,9 @@ def down(state: Path, *, erase: bool) -> None:
     except embedded.Stuck as problem:
         raise click.ClickException(str(problem)) from None
     say(f"Kafka and PostgreSQL are down{', their data are gone' if erase else ''}")
+
+
+def _without_password(address: str) -> str:
+    """Leave out what stands before the @ of a URL: `up` gives it to a shell, a screen need not show it."""
+    scheme, _, rest = address.rpartition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if scheme else address
