@@ -1,6 +1,7 @@
 """What does a person type to have a fleet on the road? One command, `simulate`."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -78,6 +79,8 @@ def simulate(**options: Any) -> None:  # noqa: ANN401 - click hands over what th
     begin anew with each run: against a store that has seen this seed, take another --run (or --seed).
     """
     wish = Wish(**options)
+    # Without a broker it repeats itself hundreds of times a second; what is wrong is said once, at the end.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         if wish.registry:
             write_registry(_fleet(wish), wish.registry)
@@ -86,7 +89,7 @@ def simulate(**options: Any) -> None:  # noqa: ANN401 - click hands over what th
     except (ValueError, OSError) as problem:
         raise click.ClickException(str(problem)) from None
     except KafkaError as problem:
-        raise click.ClickException(f"Kafka at {wish.kafka}: {problem!r}; is it up?") from None
+        raise click.ClickException(f"Kafka at {wish.kafka} does not take messages ({problem!r}): is it up?") from None
 
 
 def write_registry(devices: Fleet, path: Path) -> None:

@@ -1,6 +1,7 @@
 """How do sends get into the log, and where did each land? An idempotent producer, so that a device's order is kept."""
 
 import asyncio
+import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -8,6 +9,7 @@ from typing import Final
 
 import msgspec
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import RecordMetadata
 
@@ -15,6 +17,8 @@ from device_sim.truth import Deserved
 from device_sim.vehicle import Send
 
 OUTSTANDING_MAX = 8_192  # sends without an acknowledgement: at most some MB of truth that waits for its offset
+ACKNOWLEDGE_S_MAX = 30.0
+STOP_S_MAX = 5.0
 _YIELD_EVERY = 16  # sends between two looks at the event loop: about 3 ms of signing
 _BATCH_BYTES = 131_072
 _LINGER_MS = 5
@@ -69,11 +73,17 @@ async def drive(
         run = _Run(producer, target.topic, truth)
         try:
             await run.produce(sends, pace, progress)
-        finally:
             await run.settle(0)
+        except asyncio.CancelledError:
+            await run.settle(0)
+            raise
+        except KafkaError:
+            run.abandon()
+            raise
         return run.report()
     finally:
-        await producer.stop()
+        with contextlib.suppress(TimeoutError):  # all is acknowledged, or it never will be: nothing is left to flush
+            await asyncio.wait_for(producer.stop(), STOP_S_MAX)
 
 
 class _Run:
@@ -134,11 +144,17 @@ class _Run:
         """Turn acknowledgements into truth, in the order of the sends; wait only while too many are outstanding."""
         while self._outstanding and (self._outstanding[0][0].done() or len(self._outstanding) > outstanding_max):
             future, send = self._outstanding[0]
-            landed = await future
+            landed = future.result() if future.done() else await _acknowledged(future)
             self._outstanding.popleft()
             self._deserved[send.verdict, send.reason] += 1
             self._ends[landed.partition] = landed.offset + 1
             self._truth(_deserved(landed, send))
+
+    def abandon(self) -> None:
+        """Wait for no more acknowledgements."""
+        for future, _ in self._outstanding:
+            future.cancel()
+        self._outstanding.clear()
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._began_s
@@ -152,6 +168,14 @@ class _Run:
             deserved=dict(self._deserved),
             ends=dict(self._ends),
         )
+
+
+async def _acknowledged(future: asyncio.Future[RecordMetadata]) -> RecordMetadata:
+    """Wait for an acknowledgement; an idempotent producer would for ever."""
+    try:
+        return await asyncio.wait_for(asyncio.shield(future), ACKNOWLEDGE_S_MAX)
+    except TimeoutError:
+        raise KafkaTimeoutError(f"no acknowledgement for {ACKNOWLEDGE_S_MAX:.0f} s") from None
 
 
 def _deserved(landed: RecordMetadata, send: Send) -> Deserved:
