@@ -57,15 +57,17 @@ def run(work: Coroutine[Any, Any, int]) -> None:
     """Run to the end; what a person can mend is said in a line, not as a traceback."""
     try:
         status_code = uvloop.run(work)
+    except BrokenPipeError:
+        raise  # whoever read our output has seen enough
     except EXPECTED as error:
         raise click.ClickException(str(error)) from None
     sys.exit(status_code)
 
 
-def settings_of(config: Path | None) -> Settings:
+def settings_of(config: Path | None, *required: str) -> Settings:
     """Read the settings, or say all that is wrong with them."""
     try:
-        return read_file(config, os.environ)
+        return read_file(config, os.environ, required)
     except SettingsError as error:
         raise click.ClickException(str(error)) from None
 
@@ -75,7 +77,7 @@ def settings_of(config: Path | None) -> Settings:
 @click.option("--partitions", default=6, show_default=True, help="Partitions of the topic, where it is to be made.")
 def prepare(config: Path | None, partitions: int) -> None:
     """Make the topic and the tables, or bring them up to date."""
-    settings = settings_of(config)
+    settings = settings_of(config, "kafka", "database")
 
     async def work() -> int:
         topic = await prepare_topic(settings.kafka, settings.topic, partitions)
@@ -94,7 +96,7 @@ def prepare(config: Path | None, partitions: int) -> None:
 @click.option("--index", default=0, hidden=True, type=int)
 def worker(config: Path | None, processes: int, index: int) -> None:
     """Consume, examine, judge and commit, until SIGTERM."""
-    settings = settings_of(config)
+    settings = settings_of(config, "kafka", "database")
     open_journal(settings.log_level)
     if processes == 1:
         run(consume(settings, index))
@@ -159,7 +161,7 @@ def import_(config: Path | None, file: TextIO) -> None:
     alg                             "EdDSA" or "ES256"
     public_key                      SubjectPublicKeyInfo, PEM
     """
-    settings = settings_of(config)
+    settings = settings_of(config, "database")
 
     async def work() -> int:
         entries = read_lines(file)
@@ -182,7 +184,7 @@ def import_(config: Path | None, file: TextIO) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_(config: Path | None, tenant: str | None, as_json: bool) -> None:  # noqa: FBT001 (click gives flags so)
     """List the devices, with what they have sent and what is missing."""
-    settings = settings_of(config)
+    settings = settings_of(config, "database")
 
     async def work() -> int:
         async with connected(settings) as connection:
@@ -199,7 +201,7 @@ def list_(config: Path | None, tenant: str | None, as_json: bool) -> None:  # no
 @click.argument("device_id")
 def show(config: Path | None, device_id: str) -> None:
     """Show one device as JSON: its standing, keys, and the numbers that are missing."""
-    settings = settings_of(config)
+    settings = settings_of(config, "database")
 
     async def work() -> int:
         async with connected(settings) as connection:

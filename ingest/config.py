@@ -7,7 +7,7 @@ decisions/settings.md.
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -40,8 +40,8 @@ class LogLevel(StrEnum):
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings, checked. `policy` is the part that changes verdicts."""
 
-    kafka: str  # bootstrap servers, host:port, separated by commas
-    database: str  # postgresql:// URL; may hold a password
+    kafka: str = ""  # bootstrap servers, host:port, separated by commas
+    database: str = ""  # postgresql:// URL; may hold a password
     topic: str = "telemetry.raw"
     group: str = "weighbridge"
     batch_records_max: int = 8_000
@@ -101,28 +101,28 @@ RULES: dict[str, Rule] = {
     "policy.samples_max": Whole(1, 65_536),
     "policy.refused_bytes_max": Whole(0, 2**20),
 }
-REQUIRED = ("kafka", "database")
+REQUIRED = ("kafka", "database")  # by whoever needs both
 
 
-def read_file(path: Path | None, environ: Mapping[str, str]) -> Settings:
+def read_file(path: Path | None, environ: Mapping[str, str], required: Sequence[str] = REQUIRED) -> Settings:
     """Read the file, or the one that WEIGHBRIDGE_CONFIG names, or none; then the environment. Raises SettingsError."""
     named = path or (Path(environ["WEIGHBRIDGE_CONFIG"]) if environ.get("WEIGHBRIDGE_CONFIG") else None)
     if named is None:
-        return read(None, environ)
+        return read(None, environ, required)
     try:
         text = named.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SettingsError([f"the file {named} cannot be read ({reason}); name another, or none"]) from None
-    return read(text, environ)
+    return read(text, environ, required)
 
 
-def read(toml_text: str | None, environ: Mapping[str, str]) -> Settings:
+def read(toml_text: str | None, environ: Mapping[str, str], required: Sequence[str] = REQUIRED) -> Settings:
     """Lay the environment over the file, check everything, and raise one SettingsError with all that is wrong."""
     problems: list[str] = []
     given = _read_toml(toml_text or "", problems) | _read_environ(environ, problems)
     values = {name: _check(name, given[name], problems) for name in RULES if name in given}
-    problems += [_describe(name, "not given") for name in REQUIRED if name not in given]
+    problems += [_describe(name, "not given") for name in required if name not in given]
     if not problems:
         problems = _compare(_nest(values))
     if problems:

@@ -78,7 +78,7 @@ def show(found: Differences, console: Console) -> None:
 def check(truth: Path, config: Path | None, as_json: bool) -> None:  # noqa: FBT001 (click gives flags so)
     """Compare what each message of a run deserved with what the store says. Exit status 1 when they differ."""
     try:
-        found = asyncio.run(compare(read_file(config, os.environ).database, read(truth)))
+        found = asyncio.run(compare(read_file(config, os.environ, ("database",)).database, read(truth)))
     except (SettingsError, TroubleError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     show(found, Console(stderr=as_json))
