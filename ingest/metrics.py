@@ -61,6 +61,7 @@ class Metrics:
 
     def taken(self, partition: int) -> None:
         """Count a partition taken over; its lag is known with its first batch."""
+        self.owned.add(partition)
         self._takeovers.labels(partition).inc()
 
     def left(self, partition: int) -> None:
