@@ -128,6 +128,7 @@ class Said(msgspec.Struct, frozen=True):
     epoch: int = 7
     boot: bytes = b"boot-one"
     issued_at_s: float = NOW_S
+    expires_at_s: float | None = None
 
 
 def record(offset: int, said: Said | None = None, partition: int = 0) -> RawRecord:
@@ -136,8 +137,8 @@ def record(offset: int, said: Said | None = None, partition: int = 0) -> RawReco
 
 def envelope(said: Said, at: RawRecord) -> Envelope:
     return Envelope(
-        at, -8, said.device.encode(), said.device, said.issued_at_s, None, said.epoch, said.seq, said.boot, "1.0",
-        bytes(32), b"", bytes(64), b"",
+        at, -8, said.device.encode(), said.device, said.issued_at_s, said.expires_at_s, said.epoch, said.seq, said.boot,
+        "1.0", bytes(32), b"", bytes(64), b"",
     )  # fmt: skip
 
 
@@ -288,3 +289,13 @@ async def test_a_held_message_is_remembered_by_its_content(world: World) -> None
         again = await weigh(lease, Said(2**30), Said(2**30, content="b"), Said(1))
     assert [again.total(verdict) for verdict in Verdict] == [1, 1, 1, 0]
     assert (await world.verdicts())[0, 2] == ("held", Hold.EQUIVOCATION)
+
+
+async def test_any_finite_time_can_be_kept(world: World) -> None:
+    """A time beyond every calendar is a claim like any other: it must not stop the partition for ever."""
+    async with take(world) as lease:
+        await weigh(lease, Said(1, expires_at_s=1e308), Said(2, issued_at_s=1e308), Said(3, issued_at_s=-1e308))
+        await weigh(lease, Said(1, expires_at_s=1e308), Said(2, issued_at_s=1e308), Said(3, issued_at_s=-1e308))
+    given = await world.verdicts()
+    assert [given[0, offset] for offset in range(3)] == [("accepted", ""), ("held", "clock_future"), ("held", "stale")]
+    assert [given[0, offset] for offset in range(3, 6)] == [("duplicate", "")] * 3

@@ -12,7 +12,7 @@ from ingest.core.verdict import Verdict
 
 Row = tuple[Any, ...]
 
-CALENDAR_US_MAX = 253_402_300_799_000_000  # 9999-12-31
+CALENDAR_S_MAX = 253_402_300_799.0  # 9999-12-31 23:59:59 UTC
 
 MESSAGE = (
     "topic_no", "partition", "kafka_offset", "received_at", "issued_at", "expires_at", "time_quality", "device_no",
@@ -31,13 +31,11 @@ SAMPLE = ("device_no", "epoch", "seq", "sample_no", "issued_at", "recorded_at")
 
 
 def microseconds(seconds: float) -> int:
-    """Round a device's time to what the calendar of the store can tell apart."""
-    return round(seconds * 1_000_000)
+    """Round a claimed time to what the store's calendar can tell apart; beyond its ends, to the end.
 
-
-def calendar(us: int) -> int:
-    """Keep a claimed time within what a timestamp can say."""
-    return max(0, min(us, CALENDAR_US_MAX))
+    A device may claim any finite number: 1e308 seconds is a time, and must not be an overflow.
+    """
+    return round(max(0.0, min(seconds, CALENDAR_S_MAX)) * 1_000_000)
 
 
 def signed(fingerprint: int) -> int:
@@ -58,7 +56,7 @@ def _message(one: Accepted, topic_no: int, judged_by: int) -> Row:
     expires_at_s = envelope.expires_at_s
     return (
         topic_no, record.partition, record.offset, record.received_at_ms * 1000, microseconds(envelope.issued_at_s),
-        None if expires_at_s is None else calendar(microseconds(expires_at_s)), one.quality.value, sender.device_no,
+        None if expires_at_s is None else microseconds(expires_at_s), one.quality.value, sender.device_no,
         sender.vehicle_no, sender.tenant_no, verified.key.key_no, envelope.alg, envelope.epoch, envelope.seq,
         envelope.boot, envelope.software, envelope.configuration, signed(reading.schema),
         len(reading.samples), verified.digest, record.traceparent, judged_by, record.value,

@@ -300,4 +300,4 @@ def _ledger(row: asyncpg.Record) -> Ledger:
 
 
 def _issued_at(verified: Verified) -> int:
-    return rows.calendar(rows.microseconds(verified.envelope.issued_at_s))
+    return rows.microseconds(verified.envelope.issued_at_s)
