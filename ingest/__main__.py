@@ -13,7 +13,7 @@ import structlog
 import uvloop
 
 import schemas
-from deploy.embedded.command import down, status, up
+from deploy.embedded.command import bring_up, down, state_option, status, tell_shell
 from device_sim.command import simulate
 from ingest.adapters import http
 from ingest.adapters.kafka import open_log
@@ -36,6 +36,7 @@ from ingest.worker import Worker
 from loadtest.check import check
 from loadtest.demo import demo
 
+PARTITIONS = 6  # of a topic that is made here
 EXPECTED = (SettingsError, TroubleError, MigrationError, TopicError, ImportProblemsError, OSError)
 
 config_option = click.option(
@@ -49,7 +50,7 @@ def main() -> None:
     """Weighbridge: every vehicle message is accounted for, with a reason."""
 
 
-for command in (up, status, down, simulate, check, demo):
+for command in (status, down, simulate, check, demo):
     main.add_command(command)
 
 
@@ -61,7 +62,8 @@ def run(work: Coroutine[Any, Any, int]) -> None:
         raise  # whoever read our output has seen enough
     except EXPECTED as error:
         raise click.ClickException(str(error)) from None
-    sys.exit(status_code)
+    if status_code:
+        sys.exit(status_code)
 
 
 def settings_of(config: Path | None, *required: str) -> Settings:
@@ -73,21 +75,32 @@ def settings_of(config: Path | None, *required: str) -> Settings:
 
 
 @main.command
+@state_option
+def up(state: Path) -> None:
+    """Start Kafka and PostgreSQL unless they run, and prepare them. For a shell: eval "$(weighbridge up)"."""
+    addresses = bring_up(state)
+    ours = {"WEIGHBRIDGE_KAFKA": addresses.kafka, "WEIGHBRIDGE_DATABASE": addresses.database}
+    if not ours.items() <= os.environ.items():  # servers of one's own are prepared when one says so
+        run(prepare_both(read_file(None, {**os.environ, **ours}), PARTITIONS))
+    tell_shell(addresses)
+
+
+@main.command
 @config_option
-@click.option("--partitions", default=6, show_default=True, help="Partitions of the topic, where it is to be made.")
+@click.option("--partitions", default=PARTITIONS, show_default=True, help="Of the topic, where it is to be made.")
 def prepare(config: Path | None, partitions: int) -> None:
     """Make the topic and the tables, or bring them up to date."""
-    settings = settings_of(config, "kafka", "database")
+    run(prepare_both(settings_of(config, "kafka", "database"), partitions))
 
-    async def work() -> int:
-        topic = await prepare_topic(settings.kafka, settings.topic, partitions)
-        applied = await migrate(settings.database)
-        how = "made" if topic.made else "was there, and is fit"
-        click.echo(f"topic {settings.topic}: {how}, {topic.partitions} partitions")
-        click.echo(f"migrations: {', '.join(applied) or 'up to date'}")
-        return 0
 
-    run(work())
+async def prepare_both(settings: Settings, partitions: int) -> int:
+    """Make what is missing, and say what was done."""
+    topic = await prepare_topic(settings.kafka, settings.topic, partitions)
+    applied = await migrate(settings.database)
+    how = "made" if topic.made else "was there, and is fit"
+    click.echo(f"topic {settings.topic}: {how}, {topic.partitions} partitions", err=True)
+    click.echo(f"migrations: {', '.join(applied) or 'up to date'}", err=True)
+    return 0
 
 
 @main.command
@@ -99,10 +112,10 @@ def worker(config: Path | None, processes: int, index: int) -> None:
     settings = settings_of(config, "kafka", "database")
     open_journal(settings.log_level)
     if processes == 1:
-        run(consume(settings, index))
+        return run(consume(settings, index))
     named = [] if config is None else ["--config", str(config)]
     commands = [["-m", "ingest", "worker", "--index", str(i), *named] for i in range(processes)]
-    run(supervise(commands, settings.drain_s_max))
+    return run(supervise(commands, settings.drain_s_max))
 
 
 async def consume(settings: Settings, index: int) -> int:

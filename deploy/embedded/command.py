@@ -30,10 +30,19 @@ def say(line: str) -> None:
 @state_option
 def up(state: Path) -> None:
     """Start Kafka and PostgreSQL unless they run. For a shell: eval "$(weighbridge up)"."""
+    tell_shell(bring_up(state))
+
+
+def bring_up(state: Path) -> embedded.Addresses:
+    """Start what is not running, or end the command with the one line that says why not."""
     try:
-        addresses = embedded.up(state, say)
+        return embedded.up(state, say)
     except (software.Missing, embedded.Stuck) as problem:
         raise click.ClickException(str(problem)) from None
+
+
+def tell_shell(addresses: embedded.Addresses) -> None:
+    """Print what a shell can eval."""
     click.echo(f"export WEIGHBRIDGE_KAFKA={shlex.quote(addresses.kafka)}")
     click.echo(f"export WEIGHBRIDGE_DATABASE={shlex.quote(addresses.database)}")
 

@@ -41,5 +41,7 @@ def trouble(doing: str) -> Iterator[None]:
     """Turn what a driver raises when the world is bad into the one error that the worker knows."""
     try:
         yield
+    except asyncpg.UndefinedTableError as error:
+        raise TroubleError("PostgreSQL: the tables are not there; make them with `weighbridge prepare`") from error
     except _WORLD as error:
         raise TroubleError(f"PostgreSQL, {doing}: {type(error).__name__}: {error}") from error
