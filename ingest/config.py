@@ -75,13 +75,17 @@ class Word(msgspec.Struct, frozen=True):
 
 Rule = Whole | Word
 
+_DATABASE_HOST = r"([\w.%-]*|\[[0-9a-fA-F:]+\])(:\d{1,5})?"
+
 RULES: dict[str, Rule] = {
     "kafka": Word(
         r"([\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}(,([\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5})*",
         "bootstrap servers, such as 127.0.0.1:9092 or one:9092,two:9092",
     ),
     "database": Word(
-        r"postgres(ql)?://\S+", "a URL, such as postgresql://user@127.0.0.1:5432/weighbridge", secret=True
+        rf"postgres(ql)?://([^@/\s]*@)?{_DATABASE_HOST}(,{_DATABASE_HOST})*([/?]\S*)?",
+        "a URL, such as postgresql://user@127.0.0.1:5432/weighbridge (in a password, write @ and / as %40 and %2F)",
+        secret=True,
     ),
     "topic": Word(r"[A-Za-z0-9._-]{1,249}", "the name of a Kafka topic: letters, digits, dots, underscores, hyphens"),
     "group": Word(r"[A-Za-z0-9._-]{1,249}", "the name of a group: letters, digits, dots, underscores, hyphens"),
@@ -98,7 +102,7 @@ RULES: dict[str, Rule] = {
     "policy.age_s_max": Whole(60, 3_660 * 86_400),
     "policy.seq_jump_max": Whole(1, 2**62),
     "policy.ledger_ranges_max": Whole(1, 1_024),
-    "policy.samples_max": Whole(1, 65_536),
+    "policy.samples_max": Whole(1, 32_767),  # a smallint numbers them
     "policy.refused_bytes_max": Whole(0, 2**20),
 }
 REQUIRED = ("kafka", "database")  # by whoever needs both

@@ -58,27 +58,28 @@ class Worker(msgspec.Struct, frozen=True):
             try:
                 async with self.store.take_over(self.topic, partition) as lease:
                     self.log.seek(partition, lease.next_offset)
-                    backoff_s = BACKOFF_S_MIN
-                    await self._consume(lease, partition, stopping)
+                    self.observer.taken(partition)
+                    try:
+                        while not stopping.is_set():
+                            await self._turn(lease, partition)
+                            backoff_s = BACKOFF_S_MIN  # not before: what always fails is tried less and less often
+                    finally:
+                        self.observer.left(partition)
             except TroubleError as error:
                 self.observer.trouble(error)
                 _report(partition, error, backoff_s)
                 await _pause(stopping, backoff_s * random.uniform(0.5, 1.5))  # noqa: S311 (spreads the retries; no secret)
                 backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
 
-    async def _consume(self, lease: Lease, partition: int, stopping: asyncio.Event) -> None:
-        self.observer.taken(partition)
-        try:
-            while not stopping.is_set():
-                records = await self.log.read(partition, lease.next_offset)
-                if records:
-                    started = time.monotonic()
-                    outcome = await self._weigh(lease, records)
-                    waiting = self.log.done(partition, outcome.span.to_offset)
-                    self.observer.batch(outcome, time.monotonic() - started, waiting)
-                    _report_batch(outcome, time.monotonic() - started, waiting)
-        finally:
-            self.observer.left(partition)
+    async def _turn(self, lease: Lease, partition: int) -> None:
+        """Take a batch through, if there is one."""
+        records = await self.log.read(partition, lease.next_offset)
+        if records:
+            started = time.monotonic()
+            outcome = await self._weigh(lease, records)
+            waiting = self.log.done(partition, outcome.span.to_offset)
+            self.observer.batch(outcome, time.monotonic() - started, waiting)
+            _report_batch(outcome, time.monotonic() - started, waiting)
 
     async def _weigh(self, lease: Lease, records: Sequence[RawRecord]) -> Outcome:
         """Walk the corridor once; a key that changes between the reading and the lock sends the batch round again."""

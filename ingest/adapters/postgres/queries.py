@@ -2,13 +2,21 @@
 
 # Lease ---------------------------------------------------------------------------------------------------------------
 
+# An insert that runs into a conflict uses up a number: over years of take-overs they would run out.
+TOPIC_EXISTS = """
+    insert into store.topic (topic) select $1
+    where not exists (select from store.topic where topic = $1) on conflict do nothing"""
+
 TOPIC = """
-    insert into store.topic (topic) values ($1)
-    on conflict (topic) do update set topic = excluded.topic returning topic_no"""
+    select topic_no from store.topic where topic = $1"""
+
+JUDGED_BY_EXISTS = """
+    insert into store.judged_by (build, engine, policy_digest, policy) select $1, $2, $3, $4
+    where not exists (select from store.judged_by where (build, engine, policy_digest) = ($1, $2, $3))
+    on conflict do nothing"""
 
 JUDGED_BY = """
-    insert into store.judged_by (build, engine, policy_digest, policy) values ($1, $2, $3, $4)
-    on conflict (build, engine, policy_digest) do update set build = excluded.build returning judged_by"""
+    select judged_by from store.judged_by where (build, engine, policy_digest) = ($1, $2, $3)"""
 
 SCHEMA = """
     insert into store.schema (fingerprint, name, definition) values ($1, $2, $3) on conflict (fingerprint) do nothing"""

@@ -84,6 +84,7 @@ class PostgresStore:
 
     async def _own(self, connection: Connection, topic: str, partition: int) -> "PostgresLease":
         await prepare_days(connection)
+        await connection.execute(queries.TOPIC_EXISTS, topic)
         topic_no = await connection.fetchval(queries.TOPIC, topic)
         judged_by = await self._sign(connection)
         await connection.execute(queries.LEASE_EXISTS, topic_no, partition)
@@ -99,10 +100,9 @@ class PostgresStore:
         known = self._provenance
         for schema in known.schemas:
             await connection.execute(queries.SCHEMA, rows.signed(schema.fingerprint), schema.name, schema.text)
-        policy = msgspec.json.encode(known.policy).decode()
-        judged_by: int = await connection.fetchval(
-            queries.JUDGED_BY, known.build, known.engine, known.policy.digest(), policy
-        )
+        us = known.build, known.engine, known.policy.digest()
+        await connection.execute(queries.JUDGED_BY_EXISTS, *us, msgspec.json.encode(known.policy).decode())
+        judged_by: int = await connection.fetchval(queries.JUDGED_BY, *us)
         return judged_by
 
 
