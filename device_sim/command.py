@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ _TRIP_SAMPLES = 10
 _TRIP_SAMPLES_MAX = 500  # in one envelope of 65,536 bytes
 
 
+Enrol = Callable[[Iterable[str]], None]  # of the command line, which knows the registry; takes lines of JSON
+
+
 class Wish(msgspec.Struct, frozen=True):
     """The options of the command."""
 
@@ -35,7 +38,8 @@ class Wish(msgspec.Struct, frozen=True):
     rate: float | None
     samples: int | None
     seed: int
-    run: int
+    run: int | None
+    enrol: bool
     mix: str
     truth: Path | None
     registry: Path | None
@@ -64,19 +68,24 @@ def parse_map(_context: click.Context, _parameter: click.Parameter, text: str | 
 )
 @click.option("--samples", type=click.IntRange(1, _TRIP_SAMPLES_MAX), help="At most so many samples in a message.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which fleet.")
-@click.option("--run", type=click.IntRange(0), default=0, help="Which run of that fleet; each has devices of its own.")
+@click.option(
+    "--run", type=click.IntRange(0), help="Which run of it; each has devices of its own.  [default: a new one]"
+)
+@click.option("--enrol/--no-enrol", default=True, show_default=True, help="Enrol the devices first.")
 @click.option("--mix", type=click.Choice(list(MIXES)), default="everything", show_default=True, help="Who is in it.")
 @click.option("--truth", type=click.Path(dir_okay=False, path_type=Path), help="Write what each message deserves.")
 @click.option("--registry", type=click.Path(dir_okay=False, path_type=Path), help="Write the devices, send nothing.")
 @click.option("--trace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Replay this CSV instead.")
 @click.option("--map", callback=parse_map, help="Columns of the trace: recorded_at=Date+Time,speed=Speed,...")
 @click.option("--kafka", envvar="WEIGHBRIDGE_KAFKA", show_envvar=True, help="Bootstrap servers.")
-@click.option("--topic", default="telemetry.raw", show_default=True, help="Where to.")
-def simulate(**options: Any) -> None:  # noqa: ANN401 - click hands over what the options above declare
+@click.option("--topic", envvar="WEIGHBRIDGE_TOPIC", default="telemetry.raw", show_default=True, help="Where to.")
+@click.pass_obj
+def simulate(enrol: Enrol | None, /, **options: Any) -> None:  # noqa: ANN401 - as the options above declare
     """Put a fleet of simulated vehicles on the road, that know what verdict each message deserves.
 
-    First --registry FILE and `weighbridge devices import FILE`, then the same again without --registry. The counters
-    begin anew with each run: against a store that has seen this seed, take another --run (or --seed).
+    Its devices are enrolled in the registry that WEIGHBRIDGE_DATABASE names. Where that is out of reach: --registry FILE
+    here, `weighbridge devices import FILE` there, then the same again with --no-enrol instead of --registry. A run's
+    counters begin anew, so a store must not see the same --seed and --run twice.
     """
     wish = Wish(**options)
     # Without a broker it repeats itself hundreds of times a second; what is wrong is said once, at the end.
@@ -85,6 +94,9 @@ def simulate(**options: Any) -> None:  # noqa: ANN401 - click hands over what th
         if wish.registry:
             write_registry(_fleet(wish), wish.registry)
         else:
+            if wish.enrol and enrol is not None:
+                wish = msgspec.structs.replace(wish, run=int(time.time()) if wish.run is None else wish.run)
+                enrol(registry_lines(_fleet(wish)))
             _summarise(asyncio.run(_produce(wish)))
     except (ValueError, OSError) as problem:
         raise click.ClickException(str(problem)) from None
@@ -94,17 +106,22 @@ def simulate(**options: Any) -> None:  # noqa: ANN401 - click hands over what th
 
 def write_registry(devices: Fleet, path: Path) -> None:
     """Write the devices of a fleet, as `weighbridge devices import` reads them."""
-    encode = msgspec.json.Encoder().encode
-    with path.open("wb") as file:
-        for one in Identity(devices).registrations():
-            file.write(encode(one) + b"\n")
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in registry_lines(devices))
     click.echo(f"{devices.vehicles} devices in {path}; next: weighbridge devices import {path}", err=True)
 
 
+def registry_lines(devices: Fleet) -> Iterator[str]:
+    """Give the devices of a fleet as lines of JSON."""
+    encode = msgspec.json.Encoder().encode
+    return (encode(one).decode() for one in Identity(devices).registrations())
+
+
 def _fleet(wish: Wish) -> Fleet:
+    run = wish.run or 0
     if wish.trace:
-        return Fleet(wish.seed, vehicles=1, run=wish.run, kind="trip")
-    return Fleet(wish.seed, wish.vehicles, wish.run)
+        return Fleet(wish.seed, vehicles=1, run=run, kind="trip")
+    return Fleet(wish.seed, wish.vehicles, run)
 
 
 async def _produce(wish: Wish) -> Sent:

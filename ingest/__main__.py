@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -46,8 +46,10 @@ config_option = click.option(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="weighbridge")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Weighbridge: every vehicle message is accounted for, with a reason."""
+    context.obj = enrol  # how the simulator, which does not know the registry, enrols its fleet
 
 
 for command in (status, down, simulate, check, demo):
@@ -174,21 +176,24 @@ def import_(config: Path | None, file: TextIO) -> None:
     alg                             "EdDSA" or "ES256"
     public_key                      SubjectPublicKeyInfo, PEM
     """
-    settings = settings_of(config, "database")
+    run(enrol_lines(settings_of(config, "database"), file))
 
-    async def work() -> int:
-        entries = read_lines(file)
-        async with connected(settings) as connection:
-            done = await import_devices(connection, entries)
-        click.echo(f"{done.lines} lines: {done.devices_new} new devices, {done.keys_new} new keys, "
-                   f"{done.epochs_raised} epochs raised")  # fmt: skip
-        if done.keys_shared:
-            click.echo(
-                f"warning: {done.keys_shared} public keys belong to several devices; each needs its own", err=True
-            )
-        return 0
 
-    run(work())
+def enrol(lines: Iterable[str]) -> None:
+    """Enrol a simulated fleet."""
+    run(enrol_lines(settings_of(None, "database"), lines))
+
+
+async def enrol_lines(settings: Settings, lines: Iterable[str]) -> int:
+    """Enrol all of them or none, and say what was done."""
+    entries = read_lines(lines)
+    async with connected(settings) as connection:
+        done = await import_devices(connection, entries)
+    new = f"{done.devices_new} new devices, {done.keys_new} new keys, {done.epochs_raised} epochs raised"
+    click.echo(f"{done.lines} lines: {new}")
+    if done.keys_shared:
+        click.echo(f"warning: {done.keys_shared} public keys belong to several devices; each needs its own", err=True)
+    return 0
 
 
 @devices.command("list")

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from deploy import embedded, software
 from deploy.embedded.command import say, state_option
+from device_sim.command import registry_lines
 from device_sim.fleet import MIXES, Plan, sends
-from device_sim.identity import Fleet, Identity
+from device_sim.identity import Fleet
 from device_sim.sender import Pace, Sent, Target, drive
 from device_sim.truth import Differences, Writer, read
 from ingest.adapters.postgres.connection import Connection, connect
@@ -107,8 +108,7 @@ async def _play(scene: Scene, console: Console) -> Differences:
 
 async def _enrol(connection: Connection, fleet: Fleet) -> None:
     say(f"enrolling {fleet.vehicles:,} vehicles")
-    lines = (msgspec.json.encode(registration).decode() for registration in Identity(fleet).registrations())
-    await import_devices(connection, read_lines(lines))
+    await import_devices(connection, read_lines(registry_lines(fleet)))
 
 
 @contextlib.asynccontextmanager
