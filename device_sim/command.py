@@ -83,7 +83,7 @@ def parse_map(_context: click.Context, _parameter: click.Parameter, text: str | 
 def simulate(enrol: Enrol | None, /, **options: Any) -> None:  # noqa: ANN401 - as the options above declare
     """Put a fleet of simulated vehicles on the road, that know what verdict each message deserves.
 
-    Its devices are enrolled in the registry that WEIGHBRIDGE_DATABASE names. Where that is out of reach: --registry FILE
+@click.option("--run", type=click.IntRange(0), help="Which run of the fleet; its devices are its own.  [default: new]")
     here, `weighbridge devices import FILE` there, then the same again with --no-enrol instead of --registry. A run's
     counters begin anew, so a store must not see the same --seed and --run twice.
     """
