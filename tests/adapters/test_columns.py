@@ -1,7 +1,8 @@
 """Does the store have a place for everything that the released schemas say, and do the views show what they promise?"""
 
 from collections import defaultdict
-from typing import assert_never
+from collections.abc import Callable
+from typing import Any, assert_never
 
 import pytest
 
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.real
 
 Columns = dict[str, str]  # type by name, as PostgreSQL writes it, with "not null" behind it
 Relations = dict[str, Columns]
+Pick = Callable[..., Any]  # min or max
 
 # In the order of the versions: what the first has, and who is newer, tells what may be null.
 VERSIONS = load(schemas.read_telemetry()).schemas
@@ -120,3 +122,39 @@ async def test_the_views_have_the_columns_that_they_promise(relations: Relations
     assert list(relations["weighbridge.verdict"]) == VERDICT
     assert list(relations["weighbridge.batch"]) == BATCH
     assert relations["weighbridge.message"].keys() >= PROVENANCE
+
+
+@pytest.mark.parametrize("end", [min, max])
+async def test_the_extremes_of_each_field_come_back_as_they_were_written(store_database: str, end: Pick) -> None:
+    connection = await connect(store_database, "test")
+    for kind, versions in kinds().items():
+        newest = versions[-1]
+        said = {field.name: extreme(field.type, end) for field in newest.fields}
+        names = ["recorded_at", *list(said)[1:]]
+        row = (1, 2**32 - 1, 2**63 - 2, 1_023, 0, *said.values())
+        await connection.copy_records_to_table(
+            table_of(kind), records=[row], columns=[*list(COMMON)[:5], *names], schema_name="store"
+        )
+        found = await connection.fetchrow(f"select {', '.join(names)} from store.{table_of(kind)}")  # noqa: S608 (our names)
+        assert found is not None
+        assert dict(found) == dict(zip(names, said.values(), strict=True))
+    await connection.close()
+
+
+def extreme(described: Type, end: Pick) -> object:
+    """Give the least or the greatest value that a field may have."""
+    match described:
+        case Flag():
+            return end((False, True))
+        case Number(minimum=minimum, maximum=maximum):
+            return end(minimum, maximum)
+        case Text(length_max=length_max):
+            return end("", "\U0010ffff" * length_max)
+        case Choice(symbols=symbols):
+            return end(symbols)
+        case Array(items=items, items_max=items_max):
+            return end([], [extreme(items, end)] * items_max)
+        case Record():
+            raise AssertionError("no column fits a record")
+        case _:
+            assert_never(described)
