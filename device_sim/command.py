@@ -83,9 +83,9 @@ def parse_map(_context: click.Context, _parameter: click.Parameter, text: str | 
 def simulate(enrol: Enrol | None, /, **options: Any) -> None:  # noqa: ANN401 - as the options above declare
     """Put a fleet of simulated vehicles on the road, that know what verdict each message deserves.
 
-@click.option("--run", type=click.IntRange(0), help="Which run of the fleet; its devices are its own.  [default: new]")
-    here, `weighbridge devices import FILE` there, then the same again with --no-enrol instead of --registry. A run's
-    counters begin anew, so a store must not see the same --seed and --run twice.
+    Its devices are enrolled in the registry that WEIGHBRIDGE_DATABASE names. Where that is out of reach: --registry
+    FILE here, `weighbridge devices import FILE` there, then the same again with --no-enrol instead of --registry. The
+    counters begin anew with each run, so a store must not see the same --seed and --run twice.
     """
     wish = Wish(**options)
     # Without a broker it repeats itself hundreds of times a second; what is wrong is said once, at the end.
