@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -128,31 +129,30 @@ def fuzz(seconds: float, seed: int) -> None:
     """Send hostile envelopes, headers and payloads through the examination for some time."""
     shop = open_workshop(seed)
     bench, meter = Bench(shop), Meter(seconds)
-    borne = _run(bench, meter, shop, (seconds, seed))
+    borne = _run(bench, meter, spoil(shop, seed), seconds)
     click.echo(_report(bench, meter))
-    sys.exit(0 if borne else 1)
+    if not borne:
+        click.echo(f"input {bench.tried + 1} of seed {seed} was not borne")
+        sys.exit(1)
 
 
-def _run(bench: Bench, meter: Meter, shop: Workshop, limits: tuple[float, int]) -> bool:
-    """Try inputs until the time is over; False at the first that is not borne."""
-    seconds, seed = limits
+def _run(bench: Bench, meter: Meter, inputs: Iterator[Spoilt], seconds: float) -> bool:
+    """Try inputs until the time is over; False, having shown it, at the first that is not borne."""
     started_s = time.monotonic()
-    show_at_s = 0.0
-    for spoilt in spoil(shop, seed):
+    show_at_s = elapsed_s = 0.0
+    while elapsed_s < seconds:
+        spoilt = next(inputs)
         elapsed_s = time.monotonic() - started_s
         try:
             bench.bear(spoilt)
-            if elapsed_s >= show_at_s or elapsed_s >= seconds:
+            if elapsed_s >= min(show_at_s, seconds):
                 meter.read(elapsed_s)
                 click.echo(f"{elapsed_s:6.0f} s of {seconds:.0f}: {bench.tried:,} inputs, {_mib(meter.last)}")
                 show_at_s += SHOW_EVERY_S
         except Exception as error:  # noqa: BLE001 (the finding, whatever it is)
-            click.echo(f"not borne: {error!r}; seed {seed}, input {bench.tried + 1}, spoilt in its {spoilt.part}:")
-            click.echo(spoilt.value.hex())
+            click.echo(f"not borne, spoilt in its {spoilt.part}: {error!r}\n{spoilt.value.hex()}")
             return False
-        if elapsed_s >= seconds:
-            return True
-    raise AssertionError("inputs do not end")
+    return True
 
 
 def _report(bench: Bench, meter: Meter) -> str:
