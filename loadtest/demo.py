@@ -49,7 +49,7 @@ class Scene(msgspec.Struct, frozen=True):
 
 
 @click.command
-@click.option("--vehicles", default=2_000, show_default=True, type=click.IntRange(100, 1_000_000))
+@click.option("--vehicles", default=2_000, show_default=True, type=click.IntRange(1, 1_000_000))
 @click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(1, 86_400))
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line.")
