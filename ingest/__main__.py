@@ -30,7 +30,7 @@ from ingest.core.signature import Portable
 from ingest.journal import open_journal
 from ingest.metrics import Metrics
 from ingest.ports import TroubleError
-from ingest.process import Partitions, until_told
+from ingest.process import Partitions, before, listening, until_told
 from ingest.supervisor import supervise
 from ingest.worker import Worker
 from loadtest.check import check
@@ -128,6 +128,7 @@ async def consume(settings: Settings, index: int) -> int:
     store, examiner = PostgresStore(settings.database, provenance), Examiner(settings.policy, catalogue, engine)
 
     async def assigned(numbers: frozenset[int]) -> None:
+        assert log is not None, "who has not joined the group is assigned nothing"
         partitions.begin(Worker(settings.topic, log, store, examiner, metrics), numbers)
 
     def find_faults() -> list[str]:
@@ -136,14 +137,16 @@ async def consume(settings: Settings, index: int) -> int:
         return faults if partitions.joined else ["not a member of the group yet"]
 
     async with contextlib.AsyncExitStack() as stack:
+        told = stack.enter_context(listening())
         if settings.http_port:
             port = settings.http_port + index
             await stack.enter_async_context(http.serve(settings.http_host, port, metrics.render, find_faults))
         await stack.enter_async_context(store.upkeep())
-        log = await stack.enter_async_context(open_log(settings))
-        log.join(assigned, partitions.end, partitions.fail)
-        await until_told(partitions)
-        await partitions.end(partitions.ours)
+        log = await before(told, stack.enter_async_context(open_log(settings)))
+        if log is not None:
+            log.join(assigned, partitions.end, partitions.fail)
+            await until_told(told, partitions)
+            await partitions.end(partitions.ours)
     structlog.get_logger().info("stopped")
     return 0
 

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
 import structlog
 
 from ingest.worker import Worker
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -61,25 +64,36 @@ class Partitions:
             self.fail(error)
 
 
-async def until_told(partitions: Partitions) -> None:
-    """Wait for SIGTERM or SIGINT, or for a task to break."""
-    loop = asyncio.get_running_loop()
-    told = asyncio.Event()
-    with _signals(loop, told.set):
-        waiting: asyncio.Future[object] = asyncio.ensure_future(told.wait())
-        await asyncio.wait((waiting, partitions.broken), return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+async def before(told: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Do this work, unless we are told to stop before it is done: then it is cut off, and there is no result."""
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(told.wait())
+    await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if working.done():
+        return working.result()
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    return None
+
+
+async def until_told(told: asyncio.Event, partitions: Partitions) -> None:
+    """Wait until we are told to stop, or for a task to break."""
+    waiting: asyncio.Future[object] = asyncio.ensure_future(told.wait())
+    await asyncio.wait((waiting, partitions.broken), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
     if partitions.broken.done():
         partitions.broken.result()
     log.info("draining", partitions=sorted(partitions.ours))
 
 
 @contextlib.contextmanager
-def _signals(loop: asyncio.AbstractEventLoop, tell: Callable[[], None]) -> Iterator[None]:
+def listening() -> Iterator[asyncio.Event]:
+    """Listen for SIGTERM and SIGINT for the length of the block; gives the event that they set."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, tell)
+        loop.add_signal_handler(number, told.set)
     try:
-        yield
+        yield told
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

@@ -61,8 +61,8 @@ class Worker(msgspec.Struct, frozen=True):
                     self.observer.taken(partition)
                     try:
                         while not stopping.is_set():
-                            await self._turn(lease, partition)
-                            backoff_s = BACKOFF_S_MIN  # not before: what always fails is tried less and less often
+                            if await self._turn(lease, partition):
+                                backoff_s = BACKOFF_S_MIN  # not before: what always fails is tried less and less often
                     finally:
                         self.observer.left(partition)
             except TroubleError as error:
@@ -71,8 +71,8 @@ class Worker(msgspec.Struct, frozen=True):
                 await _pause(stopping, backoff_s * random.uniform(0.5, 1.5))  # noqa: S311 (spreads the retries; no secret)
                 backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
 
-    async def _turn(self, lease: Lease, partition: int) -> None:
-        """Take a batch through, if there is one."""
+    async def _turn(self, lease: Lease, partition: int) -> bool:
+        """Take a batch through; returns whether there was one."""
         records = await self.log.read(partition, lease.next_offset)
         if records:
             started = time.monotonic()
@@ -80,6 +80,7 @@ class Worker(msgspec.Struct, frozen=True):
             waiting = self.log.done(partition, outcome.span.to_offset)
             self.observer.batch(outcome, time.monotonic() - started, waiting)
             _report_batch(outcome, time.monotonic() - started, waiting)
+        return bool(records)
 
     async def _weigh(self, lease: Lease, records: Sequence[RawRecord]) -> Outcome:
         """Walk the corridor once; a key that changes between the reading and the lock sends the batch round again."""

@@ -141,17 +141,20 @@ async def open_log(settings: Settings) -> AsyncIterator[KafkaLog]:
         heartbeat_interval_ms=2_000,
     )
     log = KafkaLog(consumer, settings)
-    await _start(consumer)
-    advising = asyncio.create_task(log.advise())
     try:
-        yield log
+        await _start(consumer)
+        advising = asyncio.create_task(log.advise())
+        try:
+            yield log
+        finally:
+            advising.cancel()
+            await asyncio.gather(advising, return_exceptions=True)
     finally:
-        advising.cancel()
-        await asyncio.gather(advising, return_exceptions=True)
         await consumer.stop()
 
 
 async def _start(consumer: AIOKafkaConsumer) -> None:
+    """Connect, however long the brokers are away. What fails is the bootstrap, which leaves nothing half made."""
     wait_s = 0.2
     while True:
         try:

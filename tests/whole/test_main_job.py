@@ -25,6 +25,7 @@ from tests.whole.house import House, free_ports_in_a_row, open_house
 pytestmark = pytest.mark.real
 
 MESSAGES = 6_000
+FLEET = ("simulate", "--vehicles", "300", "--samples", "4", "--seed", "7")
 PROCESSES = 2
 REFUSED_BYTES_MAX = 100
 POLICY = Policy(refused_bytes_max=REFUSED_BYTES_MAX)
@@ -65,15 +66,18 @@ def job(servers: embedded.Addresses, tmp_path_factory: pytest.TempPathFactory) -
     settings = {"http_port": port, "policy_refused_bytes_max": REFUSED_BYTES_MAX}
     with open_house(servers, tmp_path_factory.mktemp("job"), **settings) as house:
         with house.worker("--processes", str(PROCESSES)) as worker:
-            truth = house.send_fleet(run=0, count=MESSAGES)
+            registry, truth = house.folder / "fleet.jsonl", house.folder / "truth.jsonl"
+            house.call(*FLEET, "--registry", registry)
+            house.call("devices", "import", registry)
+            house.call(*FLEET, "--no-enrol", "--count", str(MESSAGES), "--truth", truth)
             house.wait_consumed(MESSAGES)
             health = [json.loads(_get(port + n, "healthz")) for n in range(PROCESSES)]
             metrics = [_get(port + n, "metrics") for n in range(PROCESSES)]
             status = worker.stop()
-        lines = (house.folder / "fleet-0.jsonl").read_text().splitlines()
-        registry = {line["device_id"]: line for line in map(json.loads, lines)}
+        checked = json.loads(house.call("check", "--truth", truth, "--json").splitlines()[-1])
+        devices = {line["device_id"]: line for line in map(json.loads, registry.read_text().splitlines())}
         yield Job(
-            house, house.check(truth), status, worker.journal(), worker.path.read_text(), health, metrics, registry,
+            house, checked, status, worker.journal(), worker.path.read_text(), health, metrics, devices,
             {(record.partition, record.offset): record for record in house.records()},
             {(row["partition"], row["kafka_offset"]): row for row in house.query("select * from weighbridge.message")},
         )  # fmt: skip
@@ -86,6 +90,7 @@ def _get(port: int, path: str) -> str:
 
 def test_every_message_is_accounted_for_with_the_verdict_that_it_deserves(job: Job) -> None:
     assert job.summary["sent"] == job.summary["consumed"] == MESSAGES
+    assert (job.summary["unaccounted"], job.summary["wrong_verdicts"]) == (0, 0)
     assert job.summary["accepted"] > MESSAGES / 2
     assert min(job.summary[verdict] for verdict in ("duplicate", "held", "refused")) > 0
     assert len(job.summary["reasons"]) > 10
@@ -162,7 +167,7 @@ def test_every_sample_of_an_accepted_message_is_stored(job: Job) -> None:
         payload = cbor2.loads(row["envelope"]).value[2]
         start, schema = released[row["schema"]]
         assert payload[:10] == start
-        body = fastavro.schemaless_reader(io.BytesIO(payload[10:]), schema, None, return_record_name=True)
+        body: Any = fastavro.schemaless_reader(io.BytesIO(payload[10:]), schema, None, return_record_name=True)
         samples = [kind.rsplit(".", 1)[1] for kind, _ in body["samples"]]
         assert len(samples) == row["samples"]
         sent.update((KINDS[kind], row["device_id"], row["epoch"], row["seq"]) for kind in samples)
