@@ -213,6 +213,10 @@ def test_a_jump_is_held_from_the_first_number_beyond_the_limit(highest: int) -> 
     assert Court(trusted(ledgers=before)).weigh(Say(highest + JUMP + 1)) == ["seq_jump"]
 
 
+def test_a_jump_is_measured_from_what_was_accepted_earlier_in_the_batch_too() -> None:
+    assert Court().weigh(Say(JUMP), Say(2 * JUMP), Say(3 * JUMP + 1)) == ["accepted", "accepted", "seq_jump"]
+
+
 def test_a_counter_driven_to_the_end_is_held_and_honest_data_goes_on() -> None:
     court = Court()
     assert court.weigh(Say(1), Say(2**63 - 2), Say(2), Say(2**63 - 2)) == [
