@@ -112,7 +112,8 @@ def _report_batch(outcome: Outcome, seconds: float, waiting: int) -> None:
     span = outcome.span
     totals = {verdict.value: outcome.total(verdict) for verdict in Verdict}
     where = {"partition": span.partition, "from_offset": span.from_offset, "to_offset": span.to_offset}
-    structlog.get_logger().info("batch", **where, **totals, seconds=round(seconds, 3), waiting=waiting)
+    skipped = sum(end - start for start, end in span.skipped)
+    structlog.get_logger().info("batch", **where, **totals, skipped=skipped, seconds=round(seconds, 3), waiting=waiting)
 
 
 def _report(partition: int, error: TroubleError, backoff_s: float) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError
+from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from ingest.config import Settings
 from ingest.core.message import RawRecord
@@ -82,6 +82,9 @@ class KafkaLog:
         except NoOffsetForPartitionError:  # our seek came before the group's answer, which is that it has no offset
             self.seek(partition, offset)
             return []
+        except OffsetOutOfRangeError:
+            await self._begin_late(partition, offset)
+            records = await self._fetch(partition, limits.batch_records_max, limits.batch_wait_ms)
         size, until = _bytes(records), loop.time() + limits.batch_wait_ms / 1000
         while records and len(records) < limits.batch_records_max and size < limits.batch_bytes_max:
             left_ms = int((until - loop.time()) * 1000)
@@ -92,11 +95,25 @@ class KafkaLog:
             records += more
         return [record for record in records if record.offset >= offset]
 
+    async def _begin_late(self, partition: int, offset: int) -> None:
+        """Begin where the log does if nothing was read yet; what is gone shows as a hole, and is noted as skipped."""
+        at = self._at(partition)
+        if offset > 0:
+            raise TroubleError(
+                f"partition {partition}: offset {offset} is not in the log: either records are gone that were never "
+                "judged, or this is another log than the one that was read so far; a person must decide where to go on"
+            )
+        try:
+            beginnings = await self._consumer.beginning_offsets([at])
+        except KafkaError as error:
+            raise TroubleError(f"asking where partition {partition} begins: {error}") from error
+        self.seek(partition, beginnings[at])
+
     async def _fetch(self, partition: int, records_max: int, wait_ms: int) -> list[ConsumerRecord]:
         at = self._at(partition)
         try:
             fetched = await self._consumer.getmany(at, timeout_ms=wait_ms, max_records=records_max)
-        except NoOffsetForPartitionError:
+        except (NoOffsetForPartitionError, OffsetOutOfRangeError):
             raise
         except (KafkaError, OSError) as error:
             raise TroubleError(f"reading partition {partition}: {type(error).__name__}: {error}") from error
@@ -134,6 +151,9 @@ async def open_log(settings: Settings) -> AsyncIterator[KafkaLog]:
         group_id=settings.group,
         enable_auto_commit=False,
         auto_offset_reset="none",
+        # Every record is weighed, those of an aborted transaction, too: content is what counts, and an open transaction
+        # of one producer must not hold up everybody else.
+        isolation_level="read_uncommitted",
         max_partition_fetch_bytes=settings.batch_bytes_max // 2,
         max_poll_interval_ms=POLL_INTERVAL_MS_MAX,
         rebalance_timeout_ms=int(settings.drain_s_max * 1000) + 5_000,
@@ -178,5 +198,10 @@ def _raw(record: ConsumerRecord) -> RawRecord:
             "its times are the senders' claims; set it (for new records) and purge or move past the old ones"
         )
     trace = next((value for name, value in record.headers if name == "traceparent"), None) if record.headers else None
-    text = trace.decode("ascii", "replace")[:TRACEPARENT_CHARS_MAX].replace("\0", "") if trace else None
-    return RawRecord(record.topic, record.partition, record.offset, record.timestamp, record.value or b"", text)
+    return RawRecord(record.topic, record.partition, record.offset, record.timestamp, record.value or b"", _text(trace))
+
+
+def _text(trace: bytes | None) -> str | None:
+    """Take what a sender calls a trace context for text, as far as it is printable ASCII; its sense is not ours."""
+    text = trace.decode("ascii", "replace")[:TRACEPARENT_CHARS_MAX] if trace else ""
+    return text if text.isascii() and text.isprintable() and text else None

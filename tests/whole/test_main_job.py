@@ -36,7 +36,7 @@ KINDS = {
     "SecurityEvent": "security_event",
 }
 BATCH_FIELDS = {
-    "event", "level", "timestamp", "partition", "from_offset", "to_offset", "seconds", "waiting",
+    "event", "level", "timestamp", "partition", "from_offset", "to_offset", "skipped", "seconds", "waiting",
     "accepted", "duplicate", "held", "refused",
 }  # fmt: skip
 TRANSITIONS = {"assigned", "revoked", "draining", "stopped"}
