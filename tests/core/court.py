@@ -32,11 +32,12 @@ class Say(msgspec.Struct, frozen=True):
     authentic: bool = True
     device_no: int = 1
     key_version: int = 1
+    value: bytes = b""  # the envelope's bytes
 
 
 def examined(say: Say, offset: int) -> Examined:
     """Give what an examination would."""
-    record = RawRecord("t", 0, offset, NOW_MS, b"")
+    record = RawRecord("t", 0, offset, NOW_MS, say.value)
     claims = (say.epoch, say.seq, say.boot.encode(), "1.0", bytes(32))
     envelope = Envelope(
         record, -8, b"k", f"d-{say.device_no}", NOW_MS / 1000 - say.late_s, None, *claims, b"", b"", b""

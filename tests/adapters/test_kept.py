@@ -1,0 +1,80 @@
+"""What does the store keep of messages that were not accepted, and of offsets that hold none?"""
+
+from collections.abc import Sequence
+
+import pytest
+
+import schemas
+from ingest.adapters.postgres.connection import connect
+from ingest.adapters.postgres.registry import Entry, import_devices
+from ingest.adapters.postgres.store import PostgresStore, Provenance
+from ingest.core.device import Algorithm
+from ingest.core.judge import judge, suspects
+from ingest.core.message import Examined, RawRecord, Refused
+from ingest.core.outcome import span_of
+from ingest.core.payload import load
+from ingest.core.policy import Policy
+from ingest.core.verdict import Refusal
+from tests.core.court import EPOCH, NOW_MS, Say, examined
+
+pytestmark = pytest.mark.real
+
+POLICY = Policy(refused_bytes_max=100)
+LONG = bytes(range(256)) * 4
+
+
+async def weigh(database: str, messages: Sequence[Examined]) -> None:
+    """Take the first batch of partition 0 through judge and commit; the import of its key made key version 2."""
+    connection = await connect(database, "test")
+    await import_devices(connection, [Entry("d-1", "tenant", "vehicle", EPOCH, b"k", Algorithm.ED25519, bytes(32))])
+    await connection.close()
+    store = PostgresStore(database, Provenance("test", "none", POLICY, load(schemas.read_telemetry()).schemas))
+    records = [m.record if isinstance(m, Refused) else m.verified.record for m in messages]
+    async with store.take_over("t", 0) as lease, lease.transaction() as transaction:
+        devices = await transaction.recall(messages)
+        priors = await transaction.priors(suspects(messages, devices))
+        await transaction.commit(judge(messages, devices, priors, POLICY, span_of(records, 0)))
+
+
+async def fetch(database: str, query: str) -> list[tuple[object, ...]]:
+    connection = await connect(database, "test")
+    rows = await connection.fetch(query)
+    await connection.close()
+    return [tuple(row) for row in rows]
+
+
+async def test_a_refused_message_keeps_its_reason_its_length_and_its_beginning(store_database: str) -> None:
+    raw = Refused(RawRecord("t", 0, 0, NOW_MS, LONG), Refusal.MALFORMED, "not CBOR")
+    forged = examined(Say(5, authentic=False, value=b"short"), 1)
+    await weigh(store_database, [raw, forged, examined(Say(1, epoch=EPOCH - 1, key_version=2, value=LONG), 2)])
+    kept = await fetch(
+        store_database,
+        "select kafka_offset, reason, detail, reached, device_id, seq, envelope_bytes, envelope "
+        "from weighbridge.exception order by kafka_offset",
+    )
+    assert kept == [
+        (0, "malformed", "not CBOR", "record", None, None, 1_024, LONG[:100]),
+        (1, "bad_signature", "it does not hold", "envelope", "d-1", 5, 5, b"short"),
+        (2, "epoch_closed", "epoch 6 is closed; the device is at 7", "verified", "d-1", 1, 1_024, LONG[:100]),
+    ]
+
+
+async def test_a_held_message_is_kept_whole_and_its_duplicate_is_noted(store_database: str) -> None:
+    held = Say(1, readable=False, key_version=2, value=LONG)
+    await weigh(store_database, [examined(held, 0), examined(held, 1)])
+    assert await fetch(store_database, "select reason, envelope from weighbridge.held") == [("schema_unknown", LONG)]
+    noted = await fetch(
+        store_database, "select kafka_offset, verdict, reason, envelope_bytes from weighbridge.exception"
+    )
+    assert noted == [(1, "duplicate", None, 1_024)]
+
+
+async def test_offsets_that_the_log_holds_no_record_for_are_written_down(store_database: str) -> None:
+    await weigh(
+        store_database, [examined(Say(seq, authentic=False), offset) for seq, offset in ((1, 2), (2, 3), (3, 6))]
+    )
+    skipped = await fetch(store_database, "select from_offset, to_offset from store.skipped order by from_offset")
+    assert skipped == [(0, 2), (4, 6)]
+    assert await fetch(store_database, "select from_offset, to_offset, refused, skipped from weighbridge.batch") == [
+        (0, 7, 3, 4)
+    ]
