@@ -17,7 +17,7 @@ from deploy.embedded.command import bring_up, down, state_option, status, tell_s
 from device_sim.command import simulate
 from ingest.adapters import http
 from ingest.adapters.kafka import open_log
-from ingest.adapters.postgres.connection import Connection, connect
+from ingest.adapters.postgres.connection import Connection, connect, trouble
 from ingest.adapters.postgres.migration import MigrationError, migrate
 from ingest.adapters.postgres.registry import ImportProblemsError, import_devices, list_devices, read_lines, show_device
 from ingest.adapters.postgres.store import PostgresStore, Provenance
@@ -161,14 +161,15 @@ async def connected(settings: Settings) -> AsyncIterator[Connection]:
     """Open a connection for one command."""
     connection = await connect(settings.database, "weighbridge command")
     try:
-        yield connection
+        with trouble("asking the registry"):
+            yield connection
     finally:
         await connection.close()
 
 
 @devices.command("import")
 @config_option
-@click.argument("file", type=click.File(encoding="utf-8"))
+@click.argument("file", type=click.File(encoding="utf-8", errors="replace"))  # what it replaces, no line may have
 def import_(config: Path | None, file: TextIO) -> None:
     r"""Enrol the devices of FILE, one JSON object a line; all of them or none.
 

@@ -221,8 +221,7 @@ def open_house(servers: embedded.Addresses, folder: Path, partitions: int = 3, *
         yield house
     finally:
         asyncio.run(_administer(servers, f"drop database {name} with (force)"))
-        if partitions:
-            asyncio.run(_delete_topic(servers.kafka, name))
+        asyncio.run(_delete_topic(servers.kafka, name))
 
 
 def wait_for(reached: Callable[[], bool], explain: Callable[[], str], seconds: float = WAIT_S_MAX) -> None:

@@ -44,4 +44,5 @@ def trouble(doing: str) -> Iterator[None]:
     except asyncpg.UndefinedTableError as error:
         raise TroubleError("PostgreSQL: the tables are not there; make them with `weighbridge prepare`") from error
     except _WORLD as error:
-        raise TroubleError(f"PostgreSQL, {doing}: {type(error).__name__}: {error}") from error
+        remedy = "; run `weighbridge prepare` first" if isinstance(error, asyncpg.UndefinedTableError) else ""
+        raise TroubleError(f"PostgreSQL, {doing}: {type(error).__name__}: {error}{remedy}") from error

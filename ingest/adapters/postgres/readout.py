@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from ingest.adapters.postgres.connection import Connection
+from ingest.adapters.postgres.connection import Connection, trouble
 
 ROWS_AT_ONCE = 5_000
 
@@ -44,7 +44,8 @@ class Totals(msgspec.Struct, frozen=True):
 
 async def read_totals(connection: Connection, topic: str) -> Totals:
     """Add up the batches of a topic."""
-    row = await connection.fetchrow(_TOTALS, topic)
+    with trouble("adding up the batches"):
+        row = await connection.fetchrow(_TOTALS, topic)
     assert row is not None, "an aggregate always has a row"
     return Totals(*row)
 
@@ -59,6 +60,7 @@ async def read_verdicts(
     connection: Connection, topic: str, partition: int, offsets: tuple[int, int]
 ) -> AsyncIterator[tuple[int, str, str]]:
     """Give (offset, verdict, reason) of a range of offsets, both ends included, in no order."""
-    async with connection.transaction(readonly=True):
-        async for row in connection.cursor(_VERDICTS, topic, partition, *offsets, prefetch=ROWS_AT_ONCE):
-            yield row["kafka_offset"], row["verdict"], row["reason"]
+    with trouble("reading verdicts"):
+        async with connection.transaction(readonly=True):
+            async for row in connection.cursor(_VERDICTS, topic, partition, *offsets, prefetch=ROWS_AT_ONCE):
+                yield row["kafka_offset"], row["verdict"], row["reason"]
