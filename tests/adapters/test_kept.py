@@ -1,20 +1,26 @@
 """What does the store keep of messages that were not accepted, and of offsets that hold none?"""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
 
 import schemas
+from ingest.adapters.memory import MemoryLog
 from ingest.adapters.postgres.connection import connect
 from ingest.adapters.postgres.registry import Entry, import_devices
 from ingest.adapters.postgres.store import PostgresStore, Provenance
 from ingest.core.device import Algorithm
+from ingest.core.examine import Examiner
 from ingest.core.judge import judge, suspects
 from ingest.core.message import Examined, RawRecord, Refused
-from ingest.core.outcome import span_of
+from ingest.core.outcome import Outcome, span_of
 from ingest.core.payload import load
 from ingest.core.policy import Policy
+from ingest.core.signature import Portable
 from ingest.core.verdict import Refusal
+from ingest.ports import TroubleError
+from ingest.worker import Worker
 from tests.core.court import EPOCH, NOW_MS, Say, examined
 
 pytestmark = pytest.mark.real
@@ -78,3 +84,37 @@ async def test_offsets_that_the_log_holds_no_record_for_are_written_down(store_d
     assert await fetch(store_database, "select from_offset, to_offset, refused, skipped from weighbridge.batch") == [
         (0, 7, 3, 4)
     ]
+
+
+class UntilOffset:
+    """An observer that stops the worker once it has come so far."""
+
+    def __init__(self, end: int) -> None:
+        self.end = end
+        self.stopping = asyncio.Event()
+
+    def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:  # noqa: ARG002 (the observer's shape)
+        if outcome.span.to_offset >= self.end:
+            self.stopping.set()
+
+    def trouble(self, error: TroubleError) -> None:
+        raise AssertionError("there is no trouble here") from error
+
+    def taken(self, partition: int) -> None:
+        pass
+
+    def left(self, partition: int) -> None:
+        pass
+
+
+async def test_every_record_of_the_log_gets_its_verdict_whatever_it_holds(store_database: str) -> None:
+    values = [b"", b"", b"\x00", bytes(70_000), b"", b"\xd2\x84", b""]
+    records = [RawRecord("t", 0, offset, NOW_MS, value) for offset, value in enumerate(values)]
+    catalogue = load(schemas.read_telemetry())
+    store = PostgresStore(store_database, Provenance("test", "none", POLICY, catalogue.schemas))
+    observer = UntilOffset(len(values))
+    worker = Worker("t", MemoryLog({0: records}, 2), store, Examiner(POLICY, catalogue, Portable()), observer)
+    await asyncio.wait_for(worker.tend(0, observer.stopping), 60)
+    found = await fetch(store_database, "select kafka_offset, reason from weighbridge.verdict order by kafka_offset")
+    assert found == [(at, "oversize" if at == 3 else "malformed") for at in range(len(values))]
+    assert await fetch(store_database, "select sum(skipped) from weighbridge.batch") == [(0,)]
