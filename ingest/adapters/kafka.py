@@ -50,9 +50,12 @@ class KafkaLog:
         """See ingest.ports.Log."""
         records = await self._gather(partition, offset)
         if records and records[0].offset > offset:
-            # A hole at the very start may be the consumer's position gone astray: believe it only when it shows twice.
+            # A hole at the start may be the consumer's position gone astray: believe it when it shows twice, alike.
             self.seek(partition, offset)
-            records = await self._gather(partition, offset)
+            before, records = records, await self._gather(partition, offset)
+            if records and records[0].offset not in (offset, before[0].offset):
+                self.seek(partition, offset)
+                return []
         return [_raw(record) for record in records]
 
     def done(self, partition: int, next_offset: int) -> int:
