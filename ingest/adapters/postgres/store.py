@@ -93,7 +93,7 @@ class PostgresStore:
         assert taken is not None, "the lease row was made above"
         refused_bytes_max = self._provenance.policy.refused_bytes_max
         stamp = _Stamp(topic_no, partition, taken["owner_epoch"], judged_by, self.worker, refused_bytes_max)
-        return PostgresLease(connection, stamp, taken["next_offset"], self._fields)
+        return PostgresLease(_Ownership(connection, stamp, self._fields), taken["next_offset"])
 
     async def _sign(self, connection: Connection) -> int:
         """Write down how this process judges, so that each verdict can say so with one number."""
@@ -117,15 +117,20 @@ class _Stamp(msgspec.Struct, frozen=True):
     refused_bytes_max: int
 
 
+class _Ownership(msgspec.Struct, frozen=True):
+    """One partition on one connection."""
+
+    connection: Connection
+    stamp: _Stamp
+    fields: dict[str, tuple[str, ...]]  # of each kind of sample, in the order of its columns
+
+
 class PostgresLease:
     """One partition on one connection, until an exception or a successor ends it."""
 
-    def __init__(
-        self, connection: Connection, stamp: _Stamp, next_offset: int, fields: dict[str, tuple[str, ...]]
-    ) -> None:
-        self._connection = connection
-        self._stamp = stamp
-        self._fields = fields
+    def __init__(self, ownership: _Ownership, next_offset: int) -> None:
+        self._ownership = ownership
+        self._connection = ownership.connection
         self._next_offset = next_offset
 
     @property
@@ -149,7 +154,7 @@ class PostgresLease:
         with trouble("committing a batch"):
             try:
                 async with self._connection.transaction(isolation="read_committed"):
-                    batch = PostgresTransaction(self._connection, self._stamp, self._next_offset, self._fields)
+                    batch = PostgresTransaction(self._ownership, self._next_offset)
                     yield batch
             except KeysMovedError:
                 raise
@@ -162,12 +167,10 @@ class PostgresLease:
 class PostgresTransaction:
     """One batch being committed, in the order that never deadlocks: device rows, messages, device rows, lease."""
 
-    def __init__(
-        self, connection: Connection, stamp: _Stamp, next_offset: int, fields: dict[str, tuple[str, ...]]
-    ) -> None:
-        self._connection = connection
-        self._stamp = stamp
-        self._fields = fields
+    def __init__(self, ownership: _Ownership, next_offset: int) -> None:
+        self._connection = ownership.connection
+        self._stamp = ownership.stamp
+        self._fields = ownership.fields
         self.next_offset = next_offset
 
     async def recall(self, examined: Iterable[Examined]) -> Mapping[int, Device]:
