@@ -33,8 +33,8 @@ _PIECES = (
     b"\x00", b"\x01", b"\x02", b"\x7f", b"\x80", b"\xff", b"\xa0", b"\xf6", b"\xf7", b"\xd2", b"\x5f", b"\x9f", b"\xbf",
     b"\x1b" + b"\xff" * 8, b"\x3b" + b"\xff" * 8, b"\x5b" + b"\xff" * 8, b"\x7b\x00" + b"\xff" * 7,
     b"\x9a\xff\xff\xff\xff", b"\xba\xff\xff\xff\xff", b"\xfb\x7f\xf0" + bytes(6), b"\xfb\x7f\xf8" + bytes(6),
-    b"\xf9\x7e\x00", b"\xc2\x49\x01" + bytes(8), b"\x81" * 40, b"\xfe" + b"\xff" * 8 + b"\x01", b"\xff" * 9 + b"\x01", b"\x80" * 20,
-    b"\x80\x10", b"\xfe\x0f", b"\xc3\xa9", b"\xed\xa0\x80", b"\xe2\x80\xae", b"\xf0\x9f\x9a\x97",
+    b"\xf9\x7e\x00", b"\xc2\x49\x01" + bytes(8), b"\x81" * 40, b"\xfe" + b"\xff" * 8 + b"\x01", b"\xff" * 9 + b"\x01",
+    b"\x80" * 20, b"\x80\x10", b"\xfe\x0f", b"\xc3\xa9", b"\xed\xa0\x80", b"\xe2\x80\xae", b"\xf0\x9f\x9a\x97",
 )  # fmt: skip
 _NUMBERS = (
     0, 1, -1, 2**31 - 1, 2**31, -(2**31), 2**32, 2**53, 2**62, 2**63 - 2, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63),
