@@ -20,7 +20,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def house(servers: embedded.Addresses, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with open_house(servers, tmp_path_factory.mktemp("registry"), partitions=1) as house:
+    with open_house(servers, tmp_path_factory.mktemp("registry"), partitions=1) as house, house.worker():
         yield house
 
 
@@ -41,11 +41,10 @@ def stranger(**changed: object) -> Stranger:
 
 
 def weighed(house: House, *values: bytes) -> list[tuple[str, str]]:
-    """Have messages judged by a worker."""
+    """Send messages, and wait for what becomes of them."""
     expected = house.consumed() + len(values)
     offsets = house.send([Record(value) for value in values])
-    with house.worker():
-        house.wait_consumed(expected)
+    house.wait_consumed(expected)
     rows = house.query(
         "select verdict, coalesce(reason, '') from weighbridge.verdict where kafka_offset = any($1) "
         "order by kafka_offset",
@@ -216,8 +215,7 @@ def test_two_who_prepare_at_once_prepare_once(bare: House) -> None:
 def test_a_truth_that_was_tampered_with_is_found_out(house: House) -> None:
     before = house.consumed()
     truth = house.send_fleet(run=9, count=300)
-    with house.worker():
-        house.wait_consumed(before + 300)
+    house.wait_consumed(before + 300)
     house.check(truth)
     lines = truth.read_text().splitlines()
     place = next(at for at, line in enumerate(lines) if '"accepted"' in line)
