@@ -19,7 +19,14 @@ from ingest.adapters import http
 from ingest.adapters.kafka import open_log
 from ingest.adapters.postgres.connection import Connection, connect, trouble
 from ingest.adapters.postgres.migration import MigrationError, migrate
-from ingest.adapters.postgres.registry import ImportProblemsError, import_devices, list_devices, read_lines, show_device
+from ingest.adapters.postgres.registry import (
+    LIST_ROWS_MAX,
+    ImportProblemsError,
+    import_devices,
+    list_devices,
+    read_lines,
+    show_device,
+)
 from ingest.adapters.postgres.store import PostgresStore, Provenance
 from ingest.adapters.topics import TopicError, prepare_topic
 from ingest.build import identify
@@ -211,6 +218,8 @@ def list_(config: Path | None, tenant: str | None, as_json: bool) -> None:  # no
     async def work() -> int:
         async with connected(settings) as connection:
             found = await list_devices(connection, tenant)
+        if len(found) == LIST_ROWS_MAX:
+            click.echo(f"the first {LIST_ROWS_MAX} devices; the view weighbridge.device has all", err=True)
         for row in found:
             click.echo(json.dumps(row) if as_json else "  ".join(str(value) for value in row.values()))
         return 0

@@ -13,7 +13,7 @@ log = structlog.get_logger()
 
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.2, 10.0
 CALM_S = 60.0  # a process that lived this long starts again at once
-KILL_AFTER_S = 5.0  # beyond the drain time
+KILL_AFTER_S = 1.5  # beyond the drain time: what is cut off is fenced, and lost to nobody
 
 
 async def supervise(commands: Sequence[Sequence[str]], drain_s_max: float) -> int:

@@ -164,11 +164,10 @@ class Connection:
         """Lock a row until the end of the transaction. Raises TroubleError."""
         if row in self._locked:
             return
-        try:
-            async with asyncio.timeout(STATEMENT_S_MAX):
-                await row.acquire()
-        except TimeoutError as error:
-            raise TroubleError(f"a row stayed locked for {STATEMENT_S_MAX:.0f} s") from error
+        if row.locked():
+            await _wait(row)
+        else:
+            await row.acquire()
         self._locked.append(row)
         if self.ended:
             self.roll_back()
@@ -195,6 +194,14 @@ class Connection:
         """End it, as the server does when a client is gone or is to go."""
         self.ended = True
         self.roll_back()
+
+
+async def _wait(row: asyncio.Lock) -> None:
+    try:
+        async with asyncio.timeout(STATEMENT_S_MAX):
+            await row.acquire()
+    except TimeoutError as error:
+        raise TroubleError(f"a row stayed locked for {STATEMENT_S_MAX:.0f} s") from error
 
 
 class Owned(msgspec.Struct):
@@ -299,7 +306,8 @@ class MemoryLease:
         async with self._connection.transaction():
             batch = MemoryTransaction(self._store, self._connection, self._owned, self._owner_epoch)
             yield batch
-        self.next_offset = batch.next_offset
+        if batch.outcome is not None:
+            self.next_offset = batch.outcome.span.to_offset
 
 
 class MemoryTransaction:
@@ -310,7 +318,7 @@ class MemoryTransaction:
         self._connection = connection
         self._owned = owned
         self._owner_epoch = owner_epoch
-        self.next_offset = owned.next_offset
+        self.outcome: Outcome | None = None
 
     async def recall(self, examined: Iterable[Examined]) -> Mapping[int, Device]:
         """See ingest.ports.Transaction."""
@@ -332,7 +340,7 @@ class MemoryTransaction:
             await self._connection.lock(self._owned.row)
             self._fence(outcome.span)
             self._connection.stage(lambda: self._settle(outcome))
-        self.next_offset = outcome.span.to_offset
+            self.outcome = outcome
 
     def _fence(self, span: Span) -> None:
         if (self._owned.owner_epoch, self._owned.next_offset) != (self._owner_epoch, span.from_offset):
