@@ -135,7 +135,8 @@ def test_status_says_how_both_are_and_down_may_be_said_twice(state: Path) -> Non
     assert f"Kafka: running, at {addresses.kafka}" in running.output
     where = urlsplit(addresses.database)
     assert f"PostgreSQL: running, at postgresql://127.0.0.1:{where.port}/weighbridge" in running.output
-    assert where.password and where.password not in running.output
+    assert where.password
+    assert where.password not in running.output
     for _ in range(2):
         assert run(command.down, ["--state", str(state)]).exit_code == 0
     stopped = run(command.status, ["--state", str(state)])
