@@ -4,7 +4,7 @@ PYTHON ?=
 export PYTHON
 BIN := .venv/bin
 
-.PHONY: setup demo test fuzz check lock clean
+.PHONY: setup demo test fuzz simulate check lock clean
 
 setup:
 	@bash deploy/environment.sh
@@ -18,6 +18,11 @@ test: setup
 
 fuzz: setup
 	@$(BIN)/python -m loadtest.fuzz $(ARGS)
+
+# SEEDS=n plays so many; SEED=n replays one, step by step.
+SEEDS ?= 5000
+simulate: setup
+	@$(BIN)/python -m loadtest.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 check: setup
 	$(BIN)/ruff check

@@ -1,0 +1,144 @@
+"""What is sent, and what does it deserve? Logs that device_sim's fleets fill, and a registry that knows the fleets."""
+
+import itertools
+import random
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import cbor2
+import msgspec
+from msgspec.structs import replace
+
+import schemas
+from device_sim.fault import Fault
+from device_sim.fleet import MIXES, Cause, Mix, Plan, sends
+from device_sim.identity import Fleet, Identity
+from device_sim.trouble import Trouble
+from device_sim.vehicle import Send
+from device_sim.wire import CLAIM_DEVICE, CLAIM_EPOCH, CLAIM_SEQ, LABEL_CLAIMS
+from ingest.adapters.memory import MemoryStore
+from ingest.adapters.postgres.registry import Entry, read_lines
+from ingest.core.device import Device, Key, KeyState, Sender, Standing
+from ingest.core.examine import Examiner
+from ingest.core.message import RawRecord
+from ingest.core.payload import load
+from ingest.core.policy import Policy
+from ingest.core.signature import Engine, Job, Portable
+from ingest.core.verdict import Verdict
+
+TOPIC = "telemetry.raw"
+START_S = 1_790_000_000.0  # the broker's clock, a constant: no law knows today's date
+PARTITIONS = 3
+COPIED_SHARE = 0.4  # of what may be copied into another partition
+GAP_SHARE = 0.05  # of the positions have a hole before them, as transaction markers leave
+
+_STRANGERS_MAX = 3  # troubled vehicles in a small scenario, beside the two that copy and the one that never errs
+_INNOCENT = {"honest", *(str(trouble) for trouble in Trouble if trouble is not Trouble.RETRANSMISSION)}
+# A bomber's dozens of messages, and 65 kB ones, make runs long and show nothing more here.
+_DEAR = {Fault.GAP_BOMBING, Fault.OVERSIZE, Fault.CROSS_PARTITION_REPLAY}
+
+Position = tuple[int, int]  # partition, offset
+Number = tuple[int, int, int]  # device, epoch, seq
+Partitions = dict[int, list[RawRecord]]
+
+
+class Traffic(msgspec.Struct):
+    """What a fleet sent: the log, and what each position of it deserves."""
+
+    entries: list[Entry]
+    partitions: Partitions
+    deserved: dict[Position, Send]
+
+    @property
+    def size(self) -> int:
+        """How many records the log has."""
+        return len(self.deserved)
+
+
+def traffic(seed: int, count: int, vehicles: int = 150, mix: str = "everything") -> Traffic:
+    """Let a fleet send `count` messages."""
+    plan = Plan(Fleet(seed=seed, vehicles=vehicles), MIXES[mix], START_S - 20, samples_max=2)
+    return _lay(plan, list(itertools.islice(sends(plan), count)), random.Random(0), gap_share=0.0)  # noqa: S311
+
+
+def scenario(number: int, count: int = 40) -> Traffic:
+    """Let a handful of vehicles send: two copy across partitions, the others have a trouble each, another each time."""
+    chance = random.Random(number)  # noqa: S311 (reproducible chance)
+    causes: list[Cause] = [cause for cause in (*Trouble, *Fault) if cause not in _DEAR]
+    strange = chance.sample(causes, chance.randint(1, _STRANGERS_MAX))
+    vehicles = len(strange) + 3
+    mix = Mix({Fault.CROSS_PARTITION_REPLAY: 2 / vehicles, **dict.fromkeys(strange, 1 / vehicles)})
+    plan = Plan(Fleet(seed=number, vehicles=vehicles), mix, START_S - 20, samples_max=1)
+    return _lay(plan, _copied(list(itertools.islice(sends(plan), count)), chance), chance, GAP_SHARE)
+
+
+def _copied(sent: list[Send], chance: random.Random) -> list[Send]:
+    """Copy some messages of blameless devices into other partitions; which copy is judged first is nobody's to say."""
+    guilty = {send.device_id for send in sent if send.verdict in (Verdict.HELD, Verdict.REFUSED)}
+    times = Counter(send.value for send in sent)
+    told = list(sent)
+    for at, send in reversed(list(enumerate(sent))):
+        alone = send.group is None and times[send.value] == 1
+        if alone and send.cause in _INNOCENT and send.device_id not in guilty and chance.random() < COPIED_SHARE:
+            told[at] = replace(send, group=-at - 1)
+            copy = replace(told[at], verdict=Verdict.DUPLICATE, partition_shift=chance.randint(1, PARTITIONS - 1))
+            told.insert(chance.randint(at + 1, len(told)), copy)
+    return told
+
+
+def _lay(plan: Plan, sent: list[Send], chance: random.Random, gap_share: float) -> Traffic:
+    """Lay the messages into partitions by key, as a producer does."""
+    lines = [msgspec.json.encode(registration).decode() for registration in Identity(plan.fleet).registrations()]
+    partitions: Partitions = defaultdict(list)
+    deserved: dict[Position, Send] = {}
+    ends = [0] * PARTITIONS
+    for send in sent:
+        partition = (zlib.crc32(send.device_id.encode()) + send.partition_shift) % PARTITIONS
+        offset = ends[partition] + (chance.random() < gap_share)
+        ends[partition] = offset + 1
+        deserved[partition, offset] = send
+        partitions[partition].append(RawRecord(TOPIC, partition, offset, int(START_S * 1000), send.value or b""))
+    return Traffic(read_lines(lines), dict(partitions), deserved)
+
+
+def claimed(sent: Traffic) -> dict[Position, Number]:
+    """Read, with a reader that is not the product's, which number each authentic message claims."""
+    numbers = {entry.device_id: no for no, entry in enumerate(sent.entries, 1)}
+    return {at: _number(send, numbers) for at, send in sent.deserved.items() if send.verdict is not Verdict.REFUSED}
+
+
+def _number(send: Send, numbers: dict[str, int]) -> Number:
+    claims = cbor2.loads(cbor2.loads(send.value or b"").value[0])[LABEL_CLAIMS]
+    return numbers[claims[CLAIM_DEVICE]], claims[CLAIM_EPOCH], claims[CLAIM_SEQ]
+
+
+def enrolled(entries: list[Entry]) -> MemoryStore:
+    """Make a store with these devices in its registry."""
+    senders, devices = {}, []
+    for no, entry in enumerate(entries, 1):
+        key = Key(no, entry.kid, entry.algorithm, entry.public, KeyState.ACTIVE, -(2**60), 2**60, None)
+        senders[entry.device_id] = Sender(no, no, 1, 1, {entry.kid: key})
+        devices.append(Device(no, Standing.TRUSTED, 1, entry.epoch, 0, (), {}))
+    return MemoryStore(senders, devices)
+
+
+def examiner(engine: Engine | None = None) -> Examiner:
+    """Make the examiner that production has."""
+    return Examiner(Policy(), load(schemas.read_telemetry()), engine or Portable())
+
+
+class Remembering:
+    """An engine for logs that are read again and again: it checks each signature once."""
+
+    name = "remembering"
+
+    def __init__(self) -> None:
+        self._engine = Portable()
+        self._answers: dict[Job, bool] = {}
+
+    def check(self, jobs: Sequence[Job]) -> list[bool]:
+        """See ingest.core.signature.Engine."""
+        new = [job for job in jobs if job not in self._answers]
+        self._answers.update(zip(new, self._engine.check(new), strict=True))
+        return [self._answers[job] for job in jobs]

@@ -1,0 +1,55 @@
+"""Does one seed keep the laws? A scenario with its oracle, ready to be played under any plan."""
+
+import random
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from loadtest.simulation.corpus import Remembering, examiner, scenario
+from loadtest.simulation.oracle import Oracle
+from loadtest.simulation.storm import Calm, Chronicle, Fault, Plan, Single, Storm
+from loadtest.simulation.world import Setting, run
+
+SCENARIOS = 25  # a seed's remainder names its scenario
+CALLS_MAX = 2_000  # of the small scenario: the exhaustive loop ends
+WAYS = ((Fault.FAILURE, False), (Fault.FAILURE, True), (Fault.CRASH, False), (Fault.CRASH, True))
+
+Say = Callable[[str], object]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What came of one run."""
+
+    seed: int
+    objections: list[str]
+    chronicle: Chronicle
+
+
+class Trial:
+    """One scenario, signed once, and what its runs are held to."""
+
+    def __init__(self, number: int, messages: int = 40) -> None:
+        self._sent = scenario(number, messages)
+        self._examiner = examiner(Remembering())
+        calm = run(self._sent, self._examiner, Setting(0, lambda _: Calm()))
+        self._oracle = Oracle(self._sent, calm.books)
+        objections = calm.failures or self._oracle.objections(calm.books)
+        assert objections == [], f"scenario {number} breaks laws in a calm run: {objections}"
+
+    def play(self, seed: int, plan: Callable[[random.Random], Plan] = Storm, say: Say | None = None) -> Finding:
+        """Play one seed and ask the oracle."""
+        played = run(self._sent, self._examiner, Setting(seed, plan, say))
+        return Finding(seed, played.failures or self._oracle.objections(played.books), played.chronicle)
+
+
+def exhaust(trial: Trial) -> Iterator[Finding]:
+    """Fail the N-th call to log or store, in each way, for every N until there are no more calls."""
+    for fault, reply in WAYS:
+        for number in range(1, CALLS_MAX):
+            plan = Single(number, fault, reply=reply)
+            finding = trial.play(number, lambda _, plan=plan: plan)  # type: ignore[misc]
+            yield finding
+            if not plan.struck:
+                break
+        else:
+            raise AssertionError(f"the small scenario has more than {CALLS_MAX} calls")

@@ -1,0 +1,167 @@
+"""Would the oracle notice? Ways to break the twins or the judge, each a mistake that somebody could make.
+
+A variant replaces one or two methods of the product or its twins for the length of a block; the oracle stays as it is.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from unittest.mock import patch
+
+from msgspec.structs import replace
+
+from ingest.adapters import memory
+from ingest.adapters.memory import Call, Connection, MemoryLease, MemoryLog, MemoryStore, MemoryTransaction, Owned
+from ingest.core import judge
+from ingest.core.device import Device
+from ingest.core.message import Examined, RawRecord, Refused, Verified
+from ingest.core.outcome import Outcome, Span
+from ingest.ports import FencedError, TroubleError
+
+_whole_transaction = MemoryLease.transaction
+_whole_commit = MemoryTransaction.commit
+_own = vars(memory)["_own"]
+
+
+def _fence_nothing(self: MemoryTransaction, span: Span) -> None:
+    pass
+
+
+def _fence_epoch_only(self: MemoryTransaction, span: Span) -> None:
+    if self._owned.owner_epoch != self._owner_epoch:
+        raise FencedError(f"partition {span.partition}: another worker owns it since epoch {self._owner_epoch}")
+
+
+@contextlib.asynccontextmanager
+async def _retry(self: MemoryLease) -> AsyncIterator[MemoryTransaction]:
+    """Write a batch whose COMMIT failed once more."""
+    batch = None
+    try:
+        async with _whole_transaction(self) as batch:
+            yield batch
+    except FencedError:
+        raise
+    except TroubleError:
+        if batch is None or batch.outcome is None:
+            raise
+        await asyncio.sleep(0.01)
+        _write_again(batch, batch.outcome)
+        self.next_offset = batch.outcome.span.to_offset
+
+
+def _write_again(self: MemoryTransaction, outcome: Outcome) -> None:
+    self._fence(outcome.span)
+    self._settle(outcome)
+
+
+async def _move_offset_first(self: MemoryTransaction, outcome: Outcome) -> None:
+    await _whole_commit(self, outcome)
+    self._owned.next_offset = outcome.span.to_offset
+
+
+def _settle_effects(self: MemoryTransaction, outcome: Outcome) -> None:
+    self._store.apply(outcome)
+
+
+@contextlib.asynccontextmanager
+async def _move_offset_last(self: MemoryLease) -> AsyncIterator[MemoryTransaction]:
+    async with _whole_transaction(self) as batch:
+        yield batch
+    if self._owned.owner_epoch == self._owner_epoch:
+        self._owned.next_offset = self.next_offset
+
+
+def _settle_without_rows(self: MemoryTransaction, outcome: Outcome) -> None:
+    self._store.apply(replace(outcome, devices=[]))
+    self._owned.next_offset = outcome.span.to_offset
+
+
+@contextlib.asynccontextmanager
+async def _write_rows_later(self: MemoryLease) -> AsyncIterator[MemoryTransaction]:
+    async with _whole_transaction(self) as batch:
+        yield batch
+    if batch.outcome is not None:
+        self._store.write_devices(batch.outcome.devices)
+
+
+async def _recall_without_locks(self: MemoryTransaction, examined: Iterable[Examined]) -> Mapping[int, Device]:
+    async with self._connection.call("recall"):
+        return {no: self._store.devices[no] for no in _devices(examined)}
+
+
+async def _recall_before_locks(self: MemoryTransaction, examined: Iterable[Examined]) -> Mapping[int, Device]:
+    async with self._connection.call("recall"):
+        found = {no: self._store.devices[no] for no in _devices(examined)}
+        for device_no in found:
+            await self._connection.lock(self._store.locks[device_no])
+        return found
+
+
+def _devices(examined: Iterable[Examined]) -> list[int]:
+    return sorted({m.verified.sender.device_no for m in examined if not isinstance(m, Refused)})
+
+
+async def _own_as_before(store: MemoryStore, connection: Connection, owned: Owned) -> MemoryLease:
+    """Take over, but go on from what the lease said before that."""
+    next_offset = owned.next_offset
+    lease: MemoryLease = await _own(store, connection, owned)
+    lease.next_offset = next_offset
+    return lease
+
+
+def _remember_nothing(self: object, verified: Verified, *, owner: bool) -> None:
+    pass
+
+
+async def _gather_all(self: MemoryLog, partition: int, offset: int) -> list[RawRecord]:  # noqa: ARG001 (that is the mistake)
+    """Hand out whatever the consumer has, older records too."""
+    await self._wire.request(Call("fetch", partition))
+    at = self._find(partition, self._positions[partition])
+    records = list(self._partitions[partition][at : at + self._batch_records_max])
+    if records:
+        self._positions[partition] = records[-1].offset + 1
+    else:
+        await asyncio.sleep(self._wait_s)
+    return records
+
+
+async def _read_once(self: MemoryLog, partition: int, offset: int) -> list[RawRecord]:
+    return await self._gather(partition, offset)
+
+
+_EPOCH_ONLY = (MemoryTransaction, "_fence", _fence_epoch_only)
+_NO_FENCE = (MemoryTransaction, "_fence", _fence_nothing)
+_RETRY = (MemoryLease, "transaction", _retry)
+
+VARIANTS: Mapping[str, tuple[tuple[object, str, object], ...]] = MappingProxyType(
+    {
+        "no fence": (_NO_FENCE,),
+        "epoch only, and a failed commit tried again": (_EPOCH_ONLY, _RETRY),
+        "a failed commit tried again blindly": (_NO_FENCE, _RETRY),
+        "epoch only, and the lease read before the take-over": (_EPOCH_ONLY, (memory, "_own", _own_as_before)),
+        "offset committed before the effects": ((MemoryTransaction, "commit", _move_offset_first),),
+        "offset committed after the effects": (
+            (MemoryTransaction, "_settle", _settle_effects),
+            (MemoryLease, "transaction", _move_offset_last),
+        ),
+        "device rows committed after the verdicts": (
+            (MemoryTransaction, "_settle", _settle_without_rows),
+            (MemoryLease, "transaction", _write_rows_later),
+        ),
+        "no row locks": ((MemoryTransaction, "recall", _recall_without_locks),),
+        "rows read before they are locked": ((MemoryTransaction, "recall", _recall_before_locks),),
+        "the batch's own messages forgotten": ((vars(judge)["_Bench"], "_remember", _remember_nothing),),
+        "records redelivered to the worker": ((MemoryLog, "_gather", _gather_all),),
+        "a hole believed at first sight": ((MemoryLog, "read", _read_once),),
+    }
+)
+
+
+@contextlib.contextmanager
+def broken(name: str) -> Iterator[None]:
+    """Break the product or its twins in this way for the length of the block."""
+    with contextlib.ExitStack() as stack:
+        for target, attribute, replacement in VARIANTS[name]:
+            stack.enter_context(patch.object(target, attribute, replacement))
+        yield
