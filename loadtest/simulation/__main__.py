@@ -10,7 +10,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 import click
 import msgspec
 
-from loadtest.simulation.trial import SCENARIOS, Finding, Trial
+from loadtest.simulation.trial import SCENARIOS, SMALL_MESSAGES, SMALL_SCENARIO, Finding, Trial, exhaust
+from loadtest.simulation.variants import VARIANTS, first_caught
 
 SHOWN_MAX = 5  # violations told in full
 
@@ -60,7 +61,28 @@ def _play_many(seeds: int) -> bool:
         account.add(part)
         click.echo(f"{account.runs:,} of {seeds:,} seeds, {len(account.violations)} violations")
     _report(account, time.monotonic() - started_s)
-    return not account.violations
+    return not account.violations and _play_every_call() and _prove_oracle()
+
+
+def _play_every_call() -> bool:
+    findings = list(exhaust(Trial(SMALL_SCENARIO, SMALL_MESSAGES)))
+    violations = [finding for finding in findings if finding.objections]
+    click.echo(
+        f"\nEvery call failed once before and once after its effect, or was its process's last: {len(findings):,} runs"
+    )
+    for finding in violations[:SHOWN_MAX]:
+        _tell(finding)
+    return not violations
+
+
+def _prove_oracle() -> bool:
+    """Break the product's twins in each known way; say which seed shows it."""
+    trials = [Trial(number) for number in range(SCENARIOS)]
+    caught = {name: first_caught(name, trials) for name in VARIANTS}
+    click.echo("\nBroken on purpose, and caught by the oracle:")
+    for name, seed in caught.items():
+        click.echo(f"  {name}: {'NOT CAUGHT' if seed is None else f'seed {seed}'}")
+    return None not in caught.values()
 
 
 def _accounts(seeds: int) -> Iterator[Account]:

@@ -5,7 +5,7 @@ A variant replaces one or two methods of the product or its twins for the length
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from unittest.mock import patch
 
@@ -18,6 +18,9 @@ from ingest.core.device import Device
 from ingest.core.message import Examined, RawRecord, Refused, Verified
 from ingest.core.outcome import Outcome, Span
 from ingest.ports import FencedError, TroubleError
+from loadtest.simulation.trial import Trial
+
+SEEDS_TO_CATCH_MAX = 300
 
 _whole_transaction = MemoryLease.transaction
 _whole_commit = MemoryTransaction.commit
@@ -165,3 +168,10 @@ def broken(name: str) -> Iterator[None]:
         for target, attribute, replacement in VARIANTS[name]:
             stack.enter_context(patch.object(target, attribute, replacement))
         yield
+
+
+def first_caught(name: str, trials: Sequence[Trial]) -> int | None:
+    """Name the first seed under which the oracle objects to this variant."""
+    with broken(name):
+        seeds = range(SEEDS_TO_CATCH_MAX)
+        return next((seed for seed in seeds if trials[seed % len(trials)].play(seed).objections), None)

@@ -1,47 +1,17 @@
 """A fleet's messages, the log that they make, and the whole corridor over twins in memory."""
 
 import asyncio
-import itertools
-import zlib
-from collections import Counter, defaultdict
 
-import msgspec
-
-import schemas
-from device_sim.fleet import MIXES, Plan, sends
-from device_sim.identity import Fleet, Identity
 from device_sim.vehicle import Send
 from ingest.adapters.memory import MemoryLog, MemoryStore
-from ingest.adapters.postgres.registry import Entry, read_lines
-from ingest.core.device import Device, Key, KeyState, Sender, Standing
-from ingest.core.examine import Examiner
-from ingest.core.message import RawRecord
 from ingest.core.outcome import Outcome
-from ingest.core.payload import load
-from ingest.core.policy import Policy
-from ingest.core.signature import Portable
 from ingest.core.verdict import Verdict
 from ingest.ports import TroubleError
 from ingest.worker import Worker
+from loadtest.simulation import oracle
+from loadtest.simulation.corpus import START_S, TOPIC, Partitions, Position, Traffic, enrolled, examiner, traffic
 
-TOPIC = "telemetry.raw"
-START_S = 1_790_000_000.0  # the broker's clock, in these tests: a constant, for no law knows today's date
-PARTITIONS = 3
-
-Position = tuple[int, int]  # partition, offset
-Partitions = dict[int, list[RawRecord]]
-
-
-class Traffic(msgspec.Struct):
-    """What a fleet sent: the log, and what each position of it deserves."""
-
-    entries: list[Entry]
-    partitions: Partitions
-    deserved: dict[Position, Send]
-
-    @property
-    def size(self) -> int:
-        return len(self.deserved)
+__all__ = ["START_S", "TOPIC", "Traffic", "enrolled", "traffic"]
 
 
 class Listener:
@@ -62,35 +32,6 @@ class Listener:
 
     def left(self, partition: int) -> None:
         pass
-
-
-def traffic(seed: int, count: int, vehicles: int = 150, mix: str = "everything") -> Traffic:
-    """Let a fleet send `count` messages."""
-    plan = Plan(Fleet(seed=seed, vehicles=vehicles), MIXES[mix], START_S - 20, samples_max=2)
-    lines = [msgspec.json.encode(registration).decode() for registration in Identity(plan.fleet).registrations()]
-    partitions: Partitions = defaultdict(list)
-    deserved: dict[Position, Send] = {}
-    for send in itertools.islice(sends(plan), count):
-        partition = (zlib.crc32(send.device_id.encode()) + send.partition_shift) % PARTITIONS
-        offset = len(partitions[partition])
-        deserved[partition, offset] = send
-        partitions[partition].append(RawRecord(TOPIC, partition, offset, int(START_S * 1000), send.value or b""))
-    return Traffic(read_lines(lines), partitions, deserved)
-
-
-def enrolled(entries: list[Entry]) -> MemoryStore:
-    """Make a store with these devices in its registry."""
-    senders, devices = {}, []
-    for no, entry in enumerate(entries, 1):
-        key = Key(no, entry.kid, entry.algorithm, entry.public, KeyState.ACTIVE, -(2**60), 2**60, None)
-        senders[entry.device_id] = Sender(no, no, 1, 1, {entry.kid: key})
-        devices.append(Device(no, Standing.TRUSTED, 1, entry.epoch, 0, (), {}))
-    return MemoryStore(senders, devices)
-
-
-def examiner() -> Examiner:
-    """Make the examiner that production has."""
-    return Examiner(Policy(), load(schemas.read_telemetry()), Portable())
 
 
 def run(partitions: Partitions, store: MemoryStore, batch_records_max: int = 100) -> Listener:
@@ -121,21 +62,6 @@ def verdicts(store: MemoryStore) -> dict[Position, tuple[Verdict, str]]:
     return given
 
 
-def undeserved(store: MemoryStore, sent: Traffic) -> list[tuple[Position, Send, tuple[Verdict, str] | None]]:
-    """List the positions whose verdict differs from what their send deserves; a group may exchange its verdicts."""
-    given = verdicts(store)
-    owed: dict[int, Counter[tuple[Verdict, str]]] = defaultdict(Counter)
-    for send in sent.deserved.values():
-        if send.group is not None:
-            owed[send.group][send.verdict, send.reason] += 1
-    wrong = []
-    for position, send in sent.deserved.items():
-        found = given.get(position)
-        if send.group is None:
-            fits = found == (send.verdict, send.reason)
-        else:
-            fits = found is not None and owed[send.group][found] > 0
-            owed[send.group][found or (Verdict.REFUSED, "")] -= 1
-        if not fits:
-            wrong.append((position, send, found))
-    return wrong
+def undeserved(store: MemoryStore, sent: Traffic) -> list[tuple[Position, Send, tuple[str, str] | None]]:
+    """List the positions whose verdict differs from what their send deserves."""
+    return oracle.undeserved(sent.deserved, {at: (str(v), r) for at, (v, r) in verdicts(store).items()})
