@@ -6,6 +6,7 @@ fetch for each partition. The group's own offsets are written for the tools that
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
 import structlog
@@ -19,6 +20,9 @@ from ingest.ports import TroubleError
 LOG_APPEND_TIME = 1
 TRACEPARENT_CHARS_MAX = 64
 ADVISE_EVERY_S = 5.0
+EMPTY_READS_MAX = (
+    40  # 10 s at the usual batch_wait_ms; a log that ends in a transaction marker is sought again for nothing
+)
 POLL_INTERVAL_MS_MAX = (
     86_400_000  # a database that is down for hours is no reason to leave the group; heartbeats say we live
 )
@@ -34,6 +38,7 @@ class KafkaLog:
         self._consumer = consumer
         self._settings = settings
         self._done: dict[TopicPartition, int] = {}
+        self._empty: dict[int, int] = defaultdict(int)  # reads in a row that gave nothing though records wait
 
     def join(self, assigned: Rebalanced, revoked: Rebalanced, failed: Failed) -> None:
         """Join the group, and hear of partitions from now on; `failed` hears of what goes wrong in the other two."""
@@ -49,7 +54,9 @@ class KafkaLog:
     async def read(self, partition: int, offset: int) -> Sequence[RawRecord]:
         """See ingest.ports.Log."""
         records = await self._gather(partition, offset)
-        if records and records[0].offset > offset:
+        if not records:
+            self._look_again(partition, offset)
+        elif records[0].offset > offset:
             # A hole at the start may be the consumer's position gone astray: believe it when it shows twice, alike.
             self.seek(partition, offset)
             before, records = records, await self._gather(partition, offset)
@@ -58,12 +65,25 @@ class KafkaLog:
                 return []
         return [_raw(record) for record in records]
 
+    def _look_again(self, partition: int, offset: int) -> None:
+        """Seek anew when records wait and none comes: a position at the end would wait there for ever."""
+        waits = self._waiting(partition, offset) > 0
+        self._empty[partition] = self._empty[partition] + 1 if waits else 0
+        if self._empty[partition] >= EMPTY_READS_MAX:
+            self._empty[partition] = 0
+            self.seek(partition, offset)
+            structlog.get_logger().info("sought_again", partition=partition, offset=offset)
+
     def done(self, partition: int, next_offset: int) -> int:
         """See ingest.ports.Log."""
+        self._done[self._at(partition)] = next_offset
+        self._empty[partition] = 0
+        return self._waiting(partition, next_offset)
+
+    def _waiting(self, partition: int, offset: int) -> int:
         at = self._at(partition)
-        self._done[at] = next_offset
         end = self._consumer.highwater(at) if at in self._consumer.assignment() else None
-        return max(0, (end or next_offset) - next_offset)
+        return max(0, (end or offset) - offset)
 
     async def advise(self) -> None:
         """Write the committed offsets to the group every few seconds, for tools that show lag; it may fail."""
