@@ -5,8 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from ingest.core.device import Device, KeyRing
-from ingest.core.judge import Priors
-from ingest.core.message import Envelope, Examined, RawRecord, Refused, Verified
+from ingest.core.judge import Priors, Suspect
+from ingest.core.message import Envelope, Examined, RawRecord, Refused
 from ingest.core.outcome import Outcome
 
 
@@ -40,8 +40,11 @@ class Transaction(Protocol):
     async def recall(self, examined: Iterable[Examined]) -> Mapping[int, Device]:
         """Lock the rows of the batch's senders, in device order, and read them. Keyed by device_no."""
 
-    async def priors(self, suspects: Sequence[Verified]) -> Priors:
-        """Find the messages, stored or held, that used the numbers of the suspects before."""
+    async def priors(self, suspects: Sequence[Suspect]) -> Priors:
+        """Find who owns the suspects' numbers, and whether their very content is stored or held already.
+
+        What else was held under a number need not be found: it may be much, and makes no difference.
+        """
 
     async def commit(self, outcome: Outcome) -> None:
         """Write all that the batch changes and, last, move the lease's offset. Raises FencedError."""

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from ingest.core.device import Device, KeyRing, Sender
-from ingest.core.judge import KeysMovedError, Number, Prior, Priors, number, owns_its_number
+from ingest.core.judge import KeysMovedError, Number, Prior, Priors, Suspect, number, owns_its_number
 from ingest.core.message import Envelope, Examined, RawRecord, Refused, Verified
 from ingest.core.outcome import Accepted, Duplicate, Held, Outcome, Span, verdict_of
 from ingest.core.verdict import Verdict
@@ -328,10 +328,10 @@ class MemoryTransaction:
                 await self._connection.lock(self._store.locks[device_no])
             return {device_no: self._store.devices[device_no] for device_no in numbers}
 
-    async def priors(self, suspects: Sequence[Verified]) -> Priors:
+    async def priors(self, suspects: Sequence[Suspect]) -> Priors:
         """See ingest.ports.Transaction."""
         async with self._connection.call("priors"):
-            numbers = [number(verified) for verified in suspects]
+            numbers = [number(suspect.verified) for suspect in suspects]
             return {asked: list(self._store.stored[asked]) for asked in numbers if asked in self._store.stored}
 
     async def commit(self, outcome: Outcome) -> None:

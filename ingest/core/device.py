@@ -28,7 +28,6 @@ class Standing(StrEnum):
 
     TRUSTED = "trusted"
     QUARANTINED = "quarantined"
-    REVOKED = "revoked"
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):

@@ -22,7 +22,7 @@ Number = tuple[int, int, int]  # device_no, epoch, seq
 
 
 class Prior(msgspec.Struct, frozen=True, gc=False):
-    """A message that used a number before: stored, or held."""
+    """A message that used a number before, stored or held. Of many under one number, the owner and equals matter."""
 
     digest: bytes
     boot: bytes
@@ -41,15 +41,25 @@ def number(verified: Verified) -> Number:
     return verified.sender.device_no, verified.envelope.epoch, verified.envelope.seq
 
 
-def suspects(examined: Iterable[Examined], devices: Mapping[int, Device]) -> list[Verified]:
-    """Pick the messages whose number may have been used before this batch: the store must be asked about them."""
-    return [m.verified for m in examined if not isinstance(m, Refused) and _suspect(m.verified, devices)]
+class Suspect(msgspec.Struct, frozen=True, gc=False):
+    """A message whose number may have been used before this batch, and where the store must look for who used it."""
+
+    verified: Verified
+    stored: bool  # among the stored messages: its ledger does not rule it out
+    held: bool  # among the held ones: its device has some
 
 
-def _suspect(verified: Verified, devices: Mapping[int, Device]) -> bool:
+def suspects(examined: Iterable[Examined], devices: Mapping[int, Device]) -> list[Suspect]:
+    """Pick the messages that the store must be asked about."""
+    known = [_suspect(m.verified, devices) for m in examined if not isinstance(m, Refused)]
+    return [suspect for suspect in known if suspect.stored or suspect.held]
+
+
+def _suspect(verified: Verified, devices: Mapping[int, Device]) -> Suspect:
     device_no, epoch, seq = number(verified)
     device = devices[device_no]
-    return device.held > 0 or look(device.ledgers.get(epoch, Ledger()), seq) is not Use.NEW
+    stored = look(device.ledgers.get(epoch, Ledger()), seq) is not Use.NEW
+    return Suspect(verified, stored, device.held > 0)
 
 
 def judge(
@@ -71,7 +81,8 @@ class _Bench:
     def __init__(self, devices: Mapping[int, Device], priors: Priors, policy: Policy) -> None:
         self._devices = dict(devices)
         self._before = devices
-        self._priors = {number: list(known) for number, known in priors.items()}
+        self._contents = {(number, prior.digest) for number, known in priors.items() for prior in known}
+        self._owners = {number: prior for number, known in priors.items() for prior in known if prior.owner}
         self._policy = policy
 
     def weigh(self, message: Reading | Unreadable) -> Judged:
@@ -97,13 +108,10 @@ class _Bench:
 
     def _verdict(self, message: Reading | Unreadable, device: Device) -> Judged:
         verified = message.verified
-        known = self._priors.get(number(verified), ())
-        if any(prior.digest == verified.digest for prior in known):
+        if (number(verified), verified.digest) in self._contents:
             return Duplicate(verified)
         reason = (
-            self._conflict(verified, device, known)
-            or self._epoch_trouble(verified, device)
-            or self._trouble(message, device)
+            self._conflict(verified, device) or self._epoch_trouble(verified, device) or self._trouble(message, device)
         )
         if isinstance(reason, Hold):
             return Held(message, reason)
@@ -114,9 +122,9 @@ class _Bench:
         assert isinstance(message, Reading)
         return Accepted(message, quality(verified.envelope, self._policy))
 
-    def _conflict(self, verified: Verified, device: Device, known: Sequence[Prior]) -> Hold | None:
+    def _conflict(self, verified: Verified, device: Device) -> Hold | None:
         """Tell a clone from a counter that was lost with its memory, when the number is another message's."""
-        owner = next((prior for prior in known if prior.owner), None)
+        owner = self._owners.get(number(verified))
         envelope = verified.envelope
         if owner is None:
             used = look(device.ledgers.get(envelope.epoch, Ledger()), envelope.seq) is Use.USED
@@ -165,8 +173,9 @@ class _Bench:
         self._remember(verified, owner=owns_its_number(reason))
 
     def _remember(self, verified: Verified, *, owner: bool) -> None:
-        prior = Prior(verified.digest, verified.envelope.boot, owner)
-        self._priors.setdefault(number(verified), []).append(prior)
+        self._contents.add((number(verified), verified.digest))
+        if owner:
+            self._owners[number(verified)] = Prior(verified.digest, verified.envelope.boot, owner)
 
 
 def owns_its_number(reason: Hold) -> bool:

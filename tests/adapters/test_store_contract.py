@@ -15,7 +15,7 @@ from ingest.adapters.postgres.connection import connect
 from ingest.adapters.postgres.registry import Entry, import_devices
 from ingest.adapters.postgres.store import PostgresStore, Provenance
 from ingest.core.device import Algorithm, Device, Key, KeyState, Sender, Standing
-from ingest.core.judge import KeysMovedError, Prior, judge, number, suspects
+from ingest.core.judge import KeysMovedError, Prior, Suspect, judge, number, suspects
 from ingest.core.message import Envelope, Examined, RawRecord, Reading, Refused, Sample, Verified
 from ingest.core.outcome import Outcome, span_of
 from ingest.core.payload import load
@@ -251,15 +251,16 @@ async def test_priors_are_found_stored_or_held_whenever_they_were_issued(world: 
     day_s = 86_400
     async with take(world) as lease:
         await weigh(lease, Said(1, issued_at_s=NOW_S - 20 * day_s), Said(2, epoch=8), Said(1, content="b"))
-        asked = [Said(1), Said(2, epoch=8), Said(3)]
+        asked = [Said(1), Said(1, content="b"), Said(2, epoch=8), Said(3)]
         messages = await examined(lease, asked, lease.next_offset)
         verified = [m.verified for m in messages if isinstance(m, Reading)]
         async with lease.transaction() as transaction:
             await transaction.recall(messages)
-            priors = await transaction.priors(verified)
+            priors = await transaction.priors([Suspect(one, stored=True, held=True) for one in verified])
             await settle(transaction, messages, lease.next_offset)
-    first, second, third = (sorted(priors.get(number(v), []), key=lambda prior: prior.digest) for v in verified)
+    first, again, second, third = (sorted(priors.get(number(v), []), key=lambda prior: prior.digest) for v in verified)
     assert first == [Prior(b"a".ljust(32), b"boot-one", owner=True), Prior(b"b".ljust(32), b"boot-one", owner=False)]
+    assert again == first
     assert second == [Prior(b"a".ljust(32), b"boot-one", owner=True)]
     assert third == []
 
@@ -299,3 +300,15 @@ async def test_any_finite_time_can_be_kept(world: World) -> None:
     given = await world.verdicts()
     assert [given[0, offset] for offset in range(3)] == [("accepted", ""), ("held", "clock_future"), ("held", "stale")]
     assert [given[0, offset] for offset in range(3, 6)] == [("duplicate", "")] * 3
+
+
+async def test_one_number_used_for_ever_new_contents_costs_no_more_than_they_are(world: World) -> None:
+    """A device that signs thousands of contents under one number must not stop its partition."""
+    contents = [Said(1, content=f"{i:05}") for i in range(1_500)]
+    async with take(world) as lease:
+        first = await weigh(lease, *contents)
+        second = await weigh(lease, *(Said(1, content=f"{i:05}") for i in range(1_500, 3_000)))
+        again = await weigh(lease, *contents)
+    assert [first.total(verdict) for verdict in Verdict] == [1, 0, 1_499, 0]
+    assert [second.total(verdict) for verdict in Verdict] == [0, 0, 1_500, 0]
+    assert [again.total(verdict) for verdict in Verdict] == [0, 1_500, 0, 0]

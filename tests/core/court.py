@@ -80,7 +80,7 @@ class Court:
     def judge(self, *says: Say) -> Outcome:
         """Judge one batch and forget it."""
         messages = [examined(say, self.next_offset + at) for at, say in enumerate(says)]
-        asked = [number(verified) for verified in suspects(messages, self.devices)]
+        asked = [number(suspect.verified) for suspect in suspects(messages, self.devices)]
         priors: Mapping[Number, list[Prior]] = {one: self.known[one] for one in asked if one in self.known}
         records = [m.record if isinstance(m, Refused) else m.verified.record for m in messages]
         return judge(messages, self.devices, priors, self.policy, span_of(records, self.next_offset))

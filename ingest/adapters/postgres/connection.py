@@ -44,5 +44,13 @@ def trouble(doing: str) -> Iterator[None]:
     except asyncpg.UndefinedTableError as error:
         raise TroubleError("PostgreSQL: the tables are not there; make them with `weighbridge prepare`") from error
     except _WORLD as error:
-        remedy = "; run `weighbridge prepare` first" if isinstance(error, asyncpg.UndefinedTableError) else ""
-        raise TroubleError(f"PostgreSQL, {doing}: {type(error).__name__}: {error}{remedy}") from error
+        raise TroubleError(f"PostgreSQL, {doing}: {type(error).__name__}{_about(error)}") from error
+
+
+def _about(error: BaseException) -> str:
+    """Say what a journal may show: the first line, for details quote rows; of a value that was no good, nothing."""
+    return (
+        ""
+        if isinstance(error, asyncpg.DataError | asyncpg.InternalClientError)
+        else f": {str(error).partition(chr(10))[0]}"
+    )

@@ -5,6 +5,7 @@ from importlib import resources
 
 from ingest.adapters.postgres.connection import connect, trouble
 from ingest.adapters.postgres.days import prepare_days
+from ingest.core.policy import Policy
 
 LOCK = 0x6D69677261  # "migra": one at a time
 
@@ -44,7 +45,7 @@ async def migrate(database: str) -> list[str]:
                         "insert into store.migration (name, sha256) values ($1, $2)", name, _digest(sql)
                     )
                 applied.append(name)
-            await prepare_days(connection)
+            await prepare_days(connection, Policy())
     finally:
         await connection.close()
     return applied

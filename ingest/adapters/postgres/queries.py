@@ -66,21 +66,41 @@ RECALL_CLOSED = """
     select device_no, epoch, seen::text, seen_floor, lowest, highest, accepted
     from store.closed_ledger where device_no = any($1)"""
 
-# The same content carries the same issued_at, so a retransmission is found in one day's partition.
+# Each look-up stops at one row and can only probe an index, however much there is under one number. The same content
+# carries the same issued_at, so a retransmission is found in one day's partition.
 PRIOR_MESSAGES_ISSUED_AT = """
-    select m.device_no, m.epoch, m.seq, m.digest, m.boot
+    select n.device_no, n.epoch, n.seq, m.digest, m.boot, true as owner
     from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[]) n (device_no, epoch, seq, issued_at)
-    join store.message m using (device_no, epoch, seq, issued_at)"""
+    cross join lateral (
+        select digest, boot from store.message m
+        where (m.device_no, m.epoch, m.seq, m.issued_at) = (n.device_no, n.epoch, n.seq, n.issued_at) limit 1
+    ) m"""
 
 PRIOR_MESSAGES = """
-    select m.device_no, m.epoch, m.seq, m.digest, m.boot
+    select n.device_no, n.epoch, n.seq, m.digest, m.boot, true as owner
     from unnest($1::bigint[], $2::bigint[], $3::bigint[]) n (device_no, epoch, seq)
-    join store.message m using (device_no, epoch, seq)"""
+    cross join lateral (
+        select digest, boot from store.message m
+        where (m.device_no, m.epoch, m.seq) = (n.device_no, n.epoch, n.seq) limit 1
+    ) m"""
 
-PRIOR_HELD = """
-    select h.device_no, h.epoch, h.seq, h.digest, h.boot, h.reason
+PRIOR_HELD_OWNERS = """
+    select n.device_no, n.epoch, n.seq, h.digest, h.boot, true as owner
     from unnest($1::bigint[], $2::bigint[], $3::bigint[]) n (device_no, epoch, seq)
-    join store.held h using (device_no, epoch, seq)"""
+    cross join lateral (
+        select digest, boot from store.held h
+        where (h.device_no, h.epoch, h.seq) = (n.device_no, n.epoch, n.seq)
+        and h.reason not in ('equivocation', 'counter_rollback') limit 1
+    ) h"""
+
+PRIOR_HELD_CONTENTS = """
+    select n.device_no, n.epoch, n.seq, n.digest, h.boot, false as owner
+    from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[]) n (device_no, epoch, seq, digest)
+    cross join lateral (
+        select boot from store.held h
+        where (h.device_no, h.epoch, h.seq, h.digest) = (n.device_no, n.epoch, n.seq, n.digest)
+        and h.reason in ('equivocation', 'counter_rollback') limit 1
+    ) h"""
 
 # Commit --------------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from ingest.core.device import Algorithm
 from ingest.core.enrolment import EnrolmentError, admit
 
 PROBLEMS_SHOWN_MAX = 20
+LOCK = 0x656E726F6C  # "enrol": one import at a time, or two could each take the other's device for new
 LIST_ROWS_MAX = 10_000
 
 
@@ -187,6 +188,7 @@ async def import_devices(connection: Connection, entries: Sequence[Entry]) -> Im
     A new kid adds a key; a higher epoch closes the one before. Raises ImportProblemsError.
     """
     async with connection.transaction():
+        await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
         await connection.execute(_STAGE)
         records = [
             (line, e.device_id, e.tenant, e.vehicle_id, e.epoch, e.kid, e.algorithm.value, e.public)

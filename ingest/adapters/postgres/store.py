@@ -20,13 +20,13 @@ from ingest.adapters.postgres import queries, rows
 from ingest.adapters.postgres.connection import Connection, connect, trouble
 from ingest.adapters.postgres.days import prepare_days
 from ingest.core.device import Algorithm, Device, Key, KeyRing, KeyState, Sender, Standing
-from ingest.core.judge import KeysMovedError, Number, Prior, Priors, number, owns_its_number
+from ingest.core.judge import KeysMovedError, Number, Prior, Priors, Suspect, number
 from ingest.core.message import Envelope, Examined, Refused, Verified
 from ingest.core.outcome import Outcome
 from ingest.core.policy import Policy
 from ingest.core.schema import Schema
 from ingest.core.sequence import Ledger
-from ingest.core.verdict import Hold, Verdict
+from ingest.core.verdict import Verdict
 from ingest.ports import FencedError, TroubleError
 
 UPKEEP_EVERY_S = 3_600.0
@@ -77,13 +77,13 @@ class PostgresStore:
             try:
                 connection = await connect(self._database, "weighbridge upkeep")
                 with trouble("preparing days"):
-                    await prepare_days(connection)
+                    await prepare_days(connection, self._provenance.policy)
                     await connection.close()
             except TroubleError as error:  # there is an hour to the next attempt, and days before it matters
                 structlog.get_logger().warning("trouble", what="upkeep", error=str(error))
 
     async def _own(self, connection: Connection, topic: str, partition: int) -> "PostgresLease":
-        await prepare_days(connection)
+        await prepare_days(connection, self._provenance.policy)
         await connection.execute(queries.TOPIC_EXISTS, topic)
         topic_no = await connection.fetchval(queries.TOPIC, topic)
         judged_by = await self._sign(connection)
@@ -185,28 +185,24 @@ class PostgresTransaction:
             devices[row["device_no"]].ledgers[row["epoch"]] = _ledger(row)
         return devices
 
-    async def priors(self, suspects: Sequence[Verified]) -> Priors:
+    async def priors(self, suspects: Sequence[Suspect]) -> Priors:
         """See ingest.ports.Transaction."""
+        stored = {number(one.verified): _issued_at(one.verified) for one in suspects if one.stored}
+        held = {(number(one.verified), one.verified.digest) for one in suspects if one.held}
         priors: dict[Number, list[Prior]] = defaultdict(list)
-        if suspects:
-            numbers = [number(verified) for verified in suspects]
-            times = [_issued_at(verified) for verified in suspects]
-            await self._find(priors, queries.PRIOR_MESSAGES_ISSUED_AT, numbers, times)
-            await self._find(priors, queries.PRIOR_MESSAGES, [n for n in numbers if n not in priors])
-            await self._find(priors, queries.PRIOR_HELD, numbers)
+        await self._find(priors, queries.PRIOR_MESSAGES_ISSUED_AT, list(stored), list(stored.values()))
+        await self._find(priors, queries.PRIOR_MESSAGES, [n for n in stored if n not in priors])
+        await self._find(priors, queries.PRIOR_HELD_OWNERS, list({n for n, _ in held}))
+        await self._find(priors, queries.PRIOR_HELD_CONTENTS, [n for n, _ in held], [digest for _, digest in held])
         return priors
 
     async def _find(
         self, priors: dict[Number, list[Prior]], query: str, numbers: Sequence[Number], *more: object
     ) -> None:
-        if not numbers:
-            return
-        for row in await self._connection.fetch(query, *_columns(numbers), *more):
-            owner = "reason" not in row or owns_its_number(Hold(row["reason"]))
-            found = Prior(row["digest"], row["boot"], owner)
-            known = priors[row["device_no"], row["epoch"], row["seq"]]
-            if found not in known:
-                known.append(found)
+        if numbers:
+            for row in await self._connection.fetch(query, *_columns(numbers), *more):
+                found = Prior(row["digest"], row["boot"], row["owner"])
+                priors[row["device_no"], row["epoch"], row["seq"]].append(found)
 
     async def commit(self, outcome: Outcome) -> None:
         """See ingest.ports.Transaction."""

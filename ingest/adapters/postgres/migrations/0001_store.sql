@@ -42,7 +42,7 @@ create index on store.device_key (kid);
 -- The row that a batch locks: the authority on what a device may still say. Kept lean, updated in place (HOT).
 create table store.device_state (
     device_no   bigint primary key references store.device,
-    standing    text not null default 'trusted' check (standing in ('trusted', 'quarantined', 'revoked')),
+    standing    text not null default 'trusted' check (standing in ('trusted', 'quarantined')),
     key_version integer not null default 1,          -- rises with every change of the device's keys or standing
     epoch       bigint not null check (epoch between 0 and 4294967295),
     held        integer not null default 0,          -- messages waiting in the held lane
@@ -178,7 +178,8 @@ create table store.held (
     primary key (topic_no, partition, kafka_offset)
 );
 alter table store.held alter column envelope set storage external;
-create index on store.held (device_no, epoch, seq);
+create index on store.held (device_no, epoch, seq, digest);
+create index on store.held (device_no, epoch, seq) where reason not in ('equivocation', 'counter_rollback');  -- whose the number is
 
 create table store.exception (
     topic_no       smallint not null,
@@ -283,12 +284,22 @@ begin
     end loop;
 end $$;
 
--- One partition in one transaction: it locks its parent, and a batch that waits for it must hold nothing that it needs next.
-create function store.prepare_day(parent text, day date) returns void language plpgsql as $$
+-- One partition in one transaction, made apart and then attached: batches and readers go on meanwhile, and what has gone to
+-- the default partition because the day was not there yet moves in. Who holds the locks that this needs is not waited for.
+create function store.prepare_day(parent text, day date) returns void language plpgsql set lock_timeout = '1s' as $$
+declare
+    child text := parent || to_char(day, '_YYYYMMDD');
+    first timestamptz := day::timestamp at time zone 'UTC';
+    after timestamptz := (day + 1)::timestamp at time zone 'UTC';
+    key   text;
 begin
-    execute format('create table if not exists store.%I partition of store.%I for values from (%L) to (%L)',
-                   parent || to_char(day, '_YYYYMMDD'), parent,
-                   day::timestamp at time zone 'UTC', (day + 1)::timestamp at time zone 'UTC');
+    select a.attname into strict key
+    from pg_partitioned_table p join pg_attribute a on a.attrelid = p.partrelid and a.attnum = p.partattrs[0]
+    where p.partrelid = ('store.' || quote_ident(parent))::regclass;
+    execute format('create table store.%I (like store.%I including all)', child, parent);
+    execute format('with moved as (delete from store.%I where %I >= %L and %I < %L returning *) insert into store.%I select * from moved',
+                   parent || '_other', key, first, key, after, child);
+    execute format('alter table store.%I attach partition store.%I for values from (%L) to (%L)', parent, child, first, after);
 end $$;
 
 -- Views: stable, for people and checkers -------------------------------------------------------------------------------
