@@ -26,13 +26,6 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
-@click.command
-@state_option
-def up(state: Path) -> None:
-    """Start Kafka and PostgreSQL unless they run. For a shell: eval "$(weighbridge up)"."""
-    tell_shell(bring_up(state))
-
-
 def bring_up(state: Path) -> embedded.Addresses:
     """Start what is not running, or end the command with the one line that says why not."""
     try:

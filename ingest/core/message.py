@@ -84,7 +84,7 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
 
     reached: RawRecord | Envelope | Verified
     reason: Refusal
-    detail: str  # one short line for people: what was wrong; never payload, never secrets
+    detail: str  # one short line for people: what was wrong; of the payload at most a number that is out of its bounds
 
     @property
     def record(self) -> RawRecord:
