@@ -40,6 +40,7 @@ from ingest.ports import TroubleError
 from ingest.process import Partitions, before, listening, until_told
 from ingest.supervisor import supervise
 from ingest.worker import Worker
+from loadtest.chaos.command import chaos
 from loadtest.check import check
 from loadtest.demo import demo
 
@@ -59,7 +60,7 @@ def main(context: click.Context) -> None:
     context.obj = enrol  # how the simulator, which does not know the registry, enrols its fleet
 
 
-for command in (status, down, simulate, check, demo):
+for command in (status, down, simulate, check, demo, chaos):
     main.add_command(command)
 
 

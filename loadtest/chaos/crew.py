@@ -1,0 +1,129 @@
+"""Which worker processes are there, how do they end, and what do they say? Ends only what it has started itself."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+EXIT_S_MAX = 10.0  # what a worker that is told to stop may take
+GIVE_UP_S = 30.0
+
+
+class Member(msgspec.Struct, eq=False):
+    """One worker process."""
+
+    process: asyncio.subprocess.Process
+    journal: Path
+    ending: bool = False  # we have told it to, or killed it
+    asleep: bool = False
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How a process ended that was told to stop."""
+
+    status: int
+    seconds: float
+
+    @property
+    def good(self) -> bool:
+        """Whether it was a good end: in order, and in time."""
+        return self.status == 0 and self.seconds <= EXIT_S_MAX
+
+
+class Crew:
+    """The worker processes."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environ = dict(environ)
+        self._journals: list[Path] = []
+        self.members: list[Member] = []
+        self.exits: list[Exit] = []
+        self.died: list[str] = []  # of itself: never expected
+
+    async def start(self) -> Member:
+        """Start one more."""
+        journal = self._folder / f"worker-{len(self._journals)}.jsonl"
+        self._journals.append(journal)
+        with journal.open("wb") as file:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "ingest", "worker", env=self._environ, stderr=file
+            )
+        member = Member(process, journal)
+        self.members.append(member)
+        return member
+
+    def awake(self) -> list[Member]:
+        """List those that run, and are neither stopped nor about to end."""
+        alive = [one for one in self.members if one.process.returncode is None]
+        return [one for one in alive if not one.ending and not one.asleep]
+
+    async def kill(self, member: Member) -> bool:
+        """Kill -9; whether it was that which it died of."""
+        member.ending = True
+        with contextlib.suppress(ProcessLookupError):
+            member.process.kill()
+        status = await member.process.wait()
+        self.members.remove(member)
+        return status == -signal.SIGKILL
+
+    async def stop(self, member: Member) -> None:
+        """SIGTERM, and note how it ends."""
+        member.ending = True
+        began = time.monotonic()
+        with contextlib.suppress(ProcessLookupError):
+            member.process.terminate()
+        try:
+            await asyncio.wait_for(member.process.wait(), GIVE_UP_S)
+        except TimeoutError:
+            member.process.kill()
+        self.exits.append(Exit(await member.process.wait(), time.monotonic() - began))
+        self.members.remove(member)
+
+    async def sleep(self, member: Member, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after so long."""
+        member.asleep = True
+        os.kill(member.process.pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member.process.pid, signal.SIGCONT)
+            member.asleep = False
+
+    async def replace_dead(self) -> None:
+        """Start again whoever died of itself, and note it."""
+        for member in list(self.members):
+            if member.process.returncode is not None and not member.ending:
+                member.ending = True
+                self.died.append(f"status {member.process.returncode}, journal {member.journal}")
+                self.members.remove(member)
+                await self.start()
+
+    async def close(self) -> None:
+        """Tell all of them to stop."""
+        await asyncio.gather(*(self.stop(member) for member in list(self.members)))
+
+    def events(self) -> list[Counter[str]]:
+        """Count what each journal says, by event; a line that is no event is `not an event`."""
+        return [said(path) for path in self._journals]
+
+
+def said(path: Path) -> Counter[str]:
+    """Count the events of one journal."""
+    decode = msgspec.json.Decoder(dict[str, object]).decode
+    counted: Counter[str] = Counter()
+    for line in path.read_bytes().splitlines():
+        try:
+            event = str(decode(line).get("event"))
+        except msgspec.DecodeError:
+            event = "not an event"
+        counted[event if len(event.split()) == 1 else "a library's warning"] += 1
+    return counted

@@ -1,0 +1,112 @@
+"""The judge of the chaos run sees each kind of wrong, and its proxy sees each COMMIT."""
+
+import random
+import struct
+from collections import Counter
+
+import pytest
+from msgspec.structs import replace
+
+from loadtest.chaos.faults import TIMES, Fault, deal
+from loadtest.chaos.oracle import Batch, Books, Due, Given, Position, Sent, examine
+from loadtest.chaos.proxy import Frames, is_commit
+
+ACCEPTED, DUPLICATE = ("accepted", ""), ("duplicate", "")
+LANDED = {(0, 0): Due("accepted", "", None), (0, 1): Due("duplicate", "", None), (1, 0): Due("accepted", "", None)}
+LOG = {(0, 0): b"a", (0, 1): b"a", (1, 0): b"b"}
+GOOD = Books(
+    log=LOG,
+    verdicts=[
+        Given((0, 0), ACCEPTED, ("ann", 1, 7)),
+        Given((0, 1), DUPLICATE, ("ann", 1, 7)),
+        Given((1, 0), ACCEPTED, ("bob", 1, 3)),
+    ],
+    batches=[Batch(0, 0, 1, 1, 0), Batch(0, 1, 2, 1, 0), Batch(1, 0, 1, 1, 0)],
+    ledgers={"ann": 1, "bob": 1, "eve": 0},
+)
+SENT = Sent(LANDED, [])
+
+
+def kinds(sent: Sent, books: Books) -> set[str]:
+    return {kind for kind, count in examine(sent, books).counts.items() if count}
+
+
+def given(books: Books, *more: Given) -> Books:
+    return replace(books, verdicts=[*books.verdicts, *more])
+
+
+def test_a_calm_run_has_no_fault() -> None:
+    assert examine(SENT, GOOD).kept
+
+
+@pytest.mark.parametrize(
+    ("books", "found"),
+    [
+        (replace(GOOD, verdicts=GOOD.verdicts[:2]), {"lost", "ledgers"}),
+        (given(GOOD, GOOD.verdicts[1]), {"doubled"}),
+        (given(replace(GOOD, verdicts=[GOOD.verdicts[0], GOOD.verdicts[2]]), Given((0, 1), ACCEPTED, ("ann", 1, 7))),
+         {"doubled", "wrong", "ledgers"}),
+        (given(replace(GOOD, verdicts=GOOD.verdicts[:2]), Given((1, 0), ("refused", "malformed"), None)),
+         {"wrong", "ledgers"}),
+        (given(GOOD, Given((1, 9), DUPLICATE, ("bob", 1, 3))), {"unfounded"}),
+        (replace(GOOD, batches=GOOD.batches[1:]), {"untiled"}),
+        (replace(GOOD, batches=[*GOOD.batches, GOOD.batches[0]]), {"untiled"}),
+        (replace(GOOD, batches=[*GOOD.batches[:2], Batch(1, 0, 1, 0, 0)]), {"untiled"}),
+        (replace(GOOD, batches=GOOD.batches[:2]), {"untiled"}),
+        (replace(GOOD, ledgers={"ann": 2, "bob": 1}), {"ledgers"}),
+        (replace(GOOD, log={**LOG, (1, 1): b"x"}), {"lost", "unknown", "untiled"}),
+    ],
+)  # fmt: skip
+def test_each_kind_of_wrong_is_found(books: Books, found: set[str]) -> None:
+    assert kinds(SENT, books) == found
+
+
+def test_what_was_acknowledged_must_be_in_the_log() -> None:
+    sent = Sent({**LANDED, (2, 0): Due("accepted", "", None)}, [])
+    assert kinds(sent, GOOD) == {"vanished"}
+
+
+def test_sends_without_an_acknowledgement_are_found_by_their_bytes_in_the_order_of_sending() -> None:
+    landed: dict[Position, Due] = {(1, 0): LANDED[1, 0]}
+    left = [(b"a", LANDED[0, 0]), (b"a", LANDED[0, 1]), (b"c", Due("accepted", "", None))]
+    assert examine(Sent(landed, left), GOOD).kept
+    assert kinds(Sent(landed, left[::-1]), GOOD) == {"wrong"}
+
+
+def test_a_group_may_exchange_its_verdicts_but_not_get_others() -> None:
+    group = (0, 5)
+    landed = {**LANDED, (0, 0): Due("duplicate", "", group), (0, 1): Due("accepted", "", group)}
+    assert examine(Sent(landed, []), GOOD).kept
+    assert kinds(Sent({**landed, (0, 1): Due("duplicate", "", group)}, []), GOOD) == {"wrong"}
+
+
+def test_a_group_of_which_a_part_landed_may_have_any_verdict_of_the_whole() -> None:
+    group = (0, 5)
+    landed = {**LANDED, (1, 0): Due("duplicate", "", group)}
+    assert examine(Sent(landed, [(b"x", Due("accepted", "", group))]), GOOD).kept
+
+
+def query(text: bytes) -> bytes:
+    return b"Q" + struct.pack(">i", len(text) + 5) + text + b"\0"
+
+
+def test_a_commit_is_seen_however_the_bytes_arrive() -> None:
+    startup = struct.pack(">ihh", 8, 1234, 5679), struct.pack(">ihh", 12, 3, 0) + b"ab\0\0"
+    payload = b"d" + struct.pack(">i", 4 + len(query(b"COMMIT;"))) + query(b"COMMIT;")
+    said = [*startup, query(b"BEGIN;"), payload, query(b"COMMIT;"), query(b"commit")]
+    whole, chance = b"".join(said), random.Random(1)
+    for _ in range(50):
+        frames, at, cut = Frames(), 0, list[bytes]()
+        while at < len(whole):
+            size = chance.randint(1, 20)
+            cut += frames.cut(whole[at : at + size])
+            at += size
+        assert cut == said
+        assert [is_commit(frame) for frame in cut] == [False, False, False, False, True, True]
+
+
+def test_the_same_seed_deals_the_same_faults_and_each_round_has_all_of_them() -> None:
+    size = sum(TIMES.values())
+    rounds = [[next(dealt) for _ in range(size)] for dealt in [deal(random.Random(5), tuple(Fault)) for _ in range(2)]]
+    assert rounds[0] == rounds[1]
+    assert Counter(rounds[0]) == dict(TIMES)
