@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.codec import has_gzip, has_lz4, has_snappy, has_zstd
 from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from ingest.config import Settings
@@ -23,6 +24,7 @@ ADVISE_EVERY_S = 5.0
 EMPTY_READS_MAX = (
     40  # 10 s at the usual batch_wait_ms; a log that ends in a transaction marker is sought again for nothing
 )
+CODECS = {"gzip": has_gzip, "snappy": has_snappy, "lz4": has_lz4, "zstd": has_zstd}  # a producer takes any of them
 POLL_INTERVAL_MS_MAX = (
     86_400_000  # a database that is down for hours is no reason to leave the group; heartbeats say we live
 )
@@ -168,7 +170,8 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ca
 
 @contextlib.asynccontextmanager
 async def open_log(settings: Settings) -> AsyncIterator[KafkaLog]:
-    """Connect to the brokers; leave the group, if joined, at the end of the block."""
+    """Connect to the brokers; leave the group, if joined, at the end of the block. Raises TroubleError."""
+    _check_codecs()
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka,
         group_id=settings.group,
@@ -194,6 +197,15 @@ async def open_log(settings: Settings) -> AsyncIterator[KafkaLog]:
             await asyncio.gather(advising, return_exceptions=True)
     finally:
         await consumer.stop()
+
+
+def _check_codecs() -> None:
+    missing = [name for name, has in CODECS.items() if not has()]
+    if missing:
+        raise TroubleError(
+            f"batches compressed with {', '.join(missing)} could not be read here, and one would stop its partition: "
+            "install all that requirements.lock names (`make setup` does)"
+        )
 
 
 async def _start(consumer: AIOKafkaConsumer) -> None:

@@ -4,12 +4,16 @@ import asyncio
 import secrets
 from collections.abc import Iterator
 
+import aiokafka.codec
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from deploy import embedded
+from ingest.adapters.kafka import open_log
+from ingest.config import Settings
+from ingest.ports import TroubleError
 from tests.whole.device import Stranger, ed25519_key
 from tests.whole.house import House, Record, open_house, wait_for
 
@@ -96,6 +100,28 @@ def test_a_hostile_trace_context_does_no_harm(house: House, device: Stranger) ->
 def traces(house: House, device: Stranger) -> list[str | None]:
     rows = house.query("select traceparent from weighbridge.message where device_id = $1 order by seq", device.name)
     return [row[0] for row in rows]
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_a_batch_of_any_codec_is_read(house: House, device: Stranger, codec: str) -> None:
+    expected = house.consumed() + 20
+    offsets = asyncio.run(compress(house, codec, [device.say(seq) for seq in range(1, 21)]))
+    house.wait_consumed(expected)
+    assert verdicts_at(house, PLAIN, offsets) == [("accepted", "")] * 20
+
+
+async def compress(house: House, codec: str, values: list[bytes]) -> list[int]:
+    """Send these values in batches of this codec; returns their offsets."""
+    async with AIOKafkaProducer(bootstrap_servers=house.kafka, compression_type=codec, linger_ms=50) as producer:
+        sent = [await producer.send(house.topic, value, partition=PLAIN) for value in values]
+        return [(await one).offset for one in sent]
+
+
+async def test_who_lacks_a_codec_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aiokafka.codec, "cramjam", None)
+    with pytest.raises(TroubleError, match="snappy, lz4, zstd .* requirements.lock"):
+        async with open_log(Settings(kafka="127.0.0.1:1")):
+            pass
 
 
 def test_markers_of_transactions_are_noted_as_skipped(house: House, device: Stranger) -> None:
