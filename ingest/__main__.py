@@ -137,7 +137,8 @@ async def consume(settings: Settings, index: int) -> int:
 
     async def assigned(numbers: frozenset[int]) -> None:
         assert log is not None, "who has not joined the group is assigned nothing"
-        partitions.begin(Worker(settings.topic, log, store, examiner, metrics), numbers)
+        worker = Worker(settings.topic, log, store, examiner, metrics, settings.batch_samples_max)
+        partitions.begin(worker, numbers)
 
     def find_faults() -> list[str]:
         waiting = sorted(partitions.ours - metrics.owned)

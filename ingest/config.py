@@ -46,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     group: str = "weighbridge"
     batch_records_max: int = 8_000
     batch_bytes_max: int = 8 * 2**20
+    batch_samples_max: int = 50_000
     batch_wait_ms: int = 250
     http_host: str = "127.0.0.1"
     http_port: int = 0  # 0: no /metrics and /healthz; several processes take this port and those after it
@@ -91,6 +92,7 @@ RULES: dict[str, Rule] = {
     "group": Word(r"[A-Za-z0-9._-]{1,249}", "the name of a group: letters, digits, dots, underscores, hyphens"),
     "batch_records_max": Whole(1, 100_000),
     "batch_bytes_max": Whole(2**17, 2**28),
+    "batch_samples_max": Whole(1, 1_000_000),
     "batch_wait_ms": Whole(1, 60_000),
     "http_host": Word(r"[A-Za-z0-9.:-]{1,253}", "a host name or an address, such as 127.0.0.1"),
     "http_port": Whole(0, 65_535),

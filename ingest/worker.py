@@ -7,7 +7,7 @@ Trouble of the world is never a verdict: nothing was committed, so the partition
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -16,12 +16,13 @@ import structlog
 from ingest.core.device import KeyRing
 from ingest.core.examine import Examiner
 from ingest.core.judge import KeysMovedError, judge, suspects
-from ingest.core.message import Envelope, Examined, RawRecord, Refused
+from ingest.core.message import Envelope, Examined, Reading, Refused
 from ingest.core.outcome import Outcome, span_of
 from ingest.core.verdict import Verdict
 from ingest.ports import FencedError, Lease, Log, Store, TroubleError
 
-EXAMINE_STEP = 256  # messages examined between two turns of the event loop: 25 ms at the portable engine's pace
+STEP_MESSAGES_MAX = 256  # examined between two turns of the event loop: 25 ms at the portable engine's pace,
+STEP_BYTES_MAX = 2**16  # unless they are large: one more message may be as dear as its bytes allow
 ROUNDS_MAX = 10  # of one batch whose senders' keys move while it is examined
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 5.0
 
@@ -50,6 +51,7 @@ class Worker(msgspec.Struct, frozen=True):
     store: Store
     examiner: Examiner
     observer: Observer
+    batch_samples_max: int = 50_000  # neither records nor bytes bound these: 8 KiB may hold a thousand
 
     async def tend(self, partition: int, stopping: asyncio.Event) -> None:
         """Own one partition until told to stop; through any trouble, with a bounded back-off and jitter."""
@@ -61,7 +63,7 @@ class Worker(msgspec.Struct, frozen=True):
                     self.observer.taken(partition)
                     try:
                         while not stopping.is_set():
-                            if await self._turn(lease, partition):
+                            if await self._turn(lease, partition, stopping):
                                 backoff_s = BACKOFF_S_MIN  # not before: what always fails is tried less and less often
                     finally:
                         self.observer.left(partition)
@@ -71,23 +73,24 @@ class Worker(msgspec.Struct, frozen=True):
                 await _pause(stopping, backoff_s * random.uniform(0.5, 1.5))  # noqa: S311 (spreads the retries; no secret)
                 backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
 
-    async def _turn(self, lease: Lease, partition: int) -> bool:
-        """Take a batch through; returns whether there was one."""
-        records = await self.log.read(partition, lease.next_offset)
-        if records:
+    async def _turn(self, lease: Lease, partition: int, stopping: asyncio.Event) -> bool:
+        """Take through what the log gives, in as many parts as its samples need; returns whether it gave anything."""
+        messages = self.examiner.read(await self.log.read(partition, lease.next_offset))
+        at = 0
+        while at < len(messages) and not stopping.is_set():
             started = time.monotonic()
-            outcome = await self._weigh(lease, records)
+            outcome = await self._weigh(lease, messages[at:])
+            at += outcome.consumed
             waiting = self.log.done(partition, outcome.span.to_offset)
             self.observer.batch(outcome, time.monotonic() - started, waiting)
             _report_batch(outcome, time.monotonic() - started, waiting)
-        return bool(records)
+        return bool(messages)
 
-    async def _weigh(self, lease: Lease, records: Sequence[RawRecord]) -> Outcome:
+    async def _weigh(self, lease: Lease, messages: Sequence[Envelope | Refused]) -> Outcome:
         """Walk the corridor once; a key that changes between the reading and the lock sends the batch round again."""
-        span = span_of(records, lease.next_offset)
-        messages = self.examiner.read(records)
         for _ in range(ROUNDS_MAX):
             examined = await self._examine(messages, await lease.key_ring(messages))
+            span = span_of([message.record for message in messages[: len(examined)]], lease.next_offset)
             try:
                 async with lease.transaction() as transaction:
                     devices = await transaction.recall(examined)
@@ -100,12 +103,29 @@ class Worker(msgspec.Struct, frozen=True):
         raise TroubleError(f"keys moved between reading and lock {ROUNDS_MAX} times in a row")
 
     async def _examine(self, messages: Sequence[Envelope | Refused], ring: KeyRing) -> list[Examined]:
-        """Examine in steps, so that heartbeats and the other partitions get their turn."""
+        """Examine in steps, so that heartbeats and the other partitions get their turn; no further than to the bound.
+
+        Any cut of the log into batches gives the same verdicts, so what is left may be the next batch.
+        """
         examined: list[Examined] = []
-        for start in range(0, len(messages), EXAMINE_STEP):
-            examined += self.examiner.examine(messages[start : start + EXAMINE_STEP], ring)
+        samples = 0
+        for step in _steps(messages):
+            examined += (done := self.examiner.examine(step, ring))
+            samples += sum(len(message.samples) for message in done if isinstance(message, Reading))
             await asyncio.sleep(0)
+            if samples >= self.batch_samples_max:
+                break
         return examined
+
+
+def _steps(messages: Sequence[Envelope | Refused]) -> Iterator[Sequence[Envelope | Refused]]:
+    """Cut where a step has messages or bytes enough."""
+    start = size = 0
+    for end, message in enumerate(messages, 1):
+        size += len(message.record.value)
+        if end - start >= STEP_MESSAGES_MAX or size >= STEP_BYTES_MAX or end == len(messages):
+            yield messages[start:end]
+            start, size = end, 0
 
 
 def _report_batch(outcome: Outcome, seconds: float, waiting: int) -> None:

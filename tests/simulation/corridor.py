@@ -11,7 +11,7 @@ from ingest.worker import Worker
 from loadtest.simulation import oracle
 from loadtest.simulation.corpus import START_S, TOPIC, Partitions, Position, Traffic, enrolled, examiner, traffic
 
-__all__ = ["START_S", "TOPIC", "Traffic", "enrolled", "traffic"]
+__all__ = ["START_S", "TOPIC", "Traffic", "enrolled", "examiner", "traffic"]
 
 
 class Listener:
@@ -34,14 +34,32 @@ class Listener:
         pass
 
 
-def run(partitions: Partitions, store: MemoryStore, batch_records_max: int = 100) -> Listener:
+class Stopping(Listener):
+    """Tells the worker to stop after so many batches."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.stopping = asyncio.Event()
+        self._after = after
+
+    def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:
+        super().batch(outcome, seconds, waiting)
+        if len(self.outcomes) == self._after:
+            self.stopping.set()
+
+
+def run(
+    partitions: Partitions, store: MemoryStore, batch_records_max: int = 100, batch_samples_max: int = 50_000
+) -> Listener:
     """Let one worker judge the whole log."""
-    return asyncio.run(_run(partitions, store, batch_records_max))
-
-
-async def _run(partitions: Partitions, store: MemoryStore, batch_records_max: int) -> Listener:
     listener = Listener()
-    worker = Worker(TOPIC, MemoryLog(partitions, batch_records_max), store, examiner(), listener)
+    log = MemoryLog(partitions, batch_records_max)
+    worker = Worker(TOPIC, log, store, examiner(), listener, batch_samples_max)
+    asyncio.run(_run(worker, partitions, store))
+    return listener
+
+
+async def _run(worker: Worker, partitions: Partitions, store: MemoryStore) -> None:
     stopping = asyncio.Event()
     tending = [asyncio.ensure_future(worker.tend(partition, stopping)) for partition in partitions]
     size = sum(map(len, partitions.values()))
@@ -51,7 +69,6 @@ async def _run(partitions: Partitions, store: MemoryStore, batch_records_max: in
             task.result()
     stopping.set()
     await asyncio.gather(*tending)
-    return listener
 
 
 def verdicts(store: MemoryStore) -> dict[Position, tuple[Verdict, str]]:

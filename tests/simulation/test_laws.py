@@ -62,12 +62,14 @@ def test_the_same_log_gives_the_same_verdicts_and_rows(sent: corridor.Traffic) -
     assert first.devices == second.devices
 
 
-@pytest.mark.parametrize("batch_records_max", [1, 7, 256, 8_000])
-def test_batches_do_not_matter(sent: corridor.Traffic, batch_records_max: int) -> None:
+@pytest.mark.parametrize(
+    ("batch_records_max", "batch_samples_max"), [(1, 50_000), (7, 50_000), (256, 50_000), (8_000, 50_000), (8_000, 1)]
+)
+def test_batches_do_not_matter(sent: corridor.Traffic, batch_records_max: int, batch_samples_max: int) -> None:
     whole, cut = corridor.enrolled(sent.entries), corridor.enrolled(sent.entries)
     one = {0: list(_as_one_partition(sent))}
     corridor.run(one, whole, 1_000_000)
-    corridor.run(one, cut, batch_records_max)
+    corridor.run(one, cut, batch_records_max, batch_samples_max)
     assert corridor.verdicts(cut) == corridor.verdicts(whole)
     assert cut.devices == whole.devices
 

@@ -1,0 +1,113 @@
+"""How much does the worker do at once, and whom does it tell? The loop itself, over the twins."""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+
+import pytest
+
+from ingest.adapters.memory import MemoryLog, MemoryStore
+from ingest.core.device import Device, Key, KeyState, Sender, Standing
+from ingest.core.enrolment import admit
+from ingest.core.examine import Examiner
+from ingest.core.message import RawRecord
+from ingest.core.outcome import Outcome
+from ingest.core.policy import Policy
+from ingest.core.signature import Job, Portable
+from ingest.worker import STEP_BYTES_MAX, STEP_MESSAGES_MAX, Worker, _steps
+from loadtest.mutation import RECEIVED_AT_MS, open_workshop
+from tests.simulation import corridor
+
+SHOP = open_workshop(20)
+BUNDLE = next(one for one in SHOP.specimens if len(one.payload) > 10_000).seal()
+BUNDLE_SAMPLES = 1_024
+STEP_SAMPLES = (STEP_BYTES_MAX // len(BUNDLE) + 1) * BUNDLE_SAMPLES
+
+
+def enrolled() -> MemoryStore:
+    senders, devices = {}, []
+    for number, one in enumerate(SHOP.identity.registrations(), 1):
+        key = Key(number, bytes.fromhex(one.kid), *admit(one.alg, one.public_key), KeyState.ACTIVE, 0, None, None)
+        senders[one.device_id] = Sender(number, number, 1, 1, {key.kid: key})
+        devices.append(Device(number, Standing.TRUSTED, 1, one.epoch, 0, (), {}))
+    return MemoryStore(senders, devices)
+
+
+def records(values: Sequence[bytes]) -> list[RawRecord]:
+    return [RawRecord(corridor.TOPIC, 0, at, RECEIVED_AT_MS, value) for at, value in enumerate(values)]
+
+
+def samples(outcome: Outcome) -> int:
+    """How many samples were examined for it: a duplicate has as many as what it repeats."""
+    return BUNDLE_SAMPLES * outcome.consumed
+
+
+def test_what_was_read_at_once_is_committed_in_parts_of_so_many_samples() -> None:
+    store = enrolled()
+    listener = corridor.run({0: records([BUNDLE] * 60)}, store, 100, batch_samples_max=8_000)
+    first, *between, _ = [samples(outcome) for outcome in listener.outcomes]
+    assert len(between) > 2
+    assert all(8_000 <= size < 8_000 + STEP_SAMPLES for size in (first, *between))
+    spans = [(outcome.span.from_offset, outcome.span.to_offset) for outcome in listener.outcomes]
+    assert [0, *(end for _, end in spans)] == [*(start for start, _ in spans), 60]
+    assert len(corridor.verdicts(store)) == 60
+
+
+def test_a_bound_below_one_message_lets_the_message_through() -> None:
+    store = enrolled()
+    corridor.run({0: records([BUNDLE])}, store, batch_samples_max=1)
+    assert len(corridor.verdicts(store)) == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 300, 30_000, STEP_BYTES_MAX, 1_000_000])
+def test_a_step_has_messages_or_bytes_enough_and_at_most_one_message_more(size: int) -> None:
+    messages = corridor.examiner().read(records([bytes(size)] * 1_000))
+    steps = list(_steps(messages))
+    assert list(itertools.chain.from_iterable(steps)) == messages
+    for step in steps:
+        assert 0 < len(step) <= STEP_MESSAGES_MAX
+        assert sum(len(message.record.value) for message in step[:-1]) < STEP_BYTES_MAX
+    assert list(_steps([])) == []
+
+
+class Turns:
+    """An engine that notes how many turns the others had had when it was asked."""
+
+    name = "turns"
+
+    def __init__(self) -> None:
+        self.others = 0
+        self.noted: list[int] = []
+        self._engine = Portable()
+
+    def check(self, jobs: Sequence[Job]) -> list[bool]:
+        self.noted.append(self.others)
+        return self._engine.check(jobs)
+
+    async def take_turns(self) -> None:
+        while True:
+            self.others += 1
+            await asyncio.sleep(0)
+
+
+async def test_others_get_their_turn_between_two_steps() -> None:
+    turns, store = Turns(), enrolled()
+    examiner = Examiner(Policy(), corridor.examiner().catalogue, turns)
+    listener = corridor.Stopping(after=1)
+    worker = Worker(corridor.TOPIC, MemoryLog({0: records([BUNDLE] * 40)}, 100), store, examiner, listener)
+    other = asyncio.create_task(turns.take_turns())
+    await worker.tend(0, listener.stopping)
+    other.cancel()
+    assert listener.outcomes[0].consumed == 40
+    assert len(turns.noted) > 5
+    assert all(later > sooner for sooner, later in itertools.pairwise(turns.noted))
+
+
+def test_who_is_told_to_stop_commits_no_further_part() -> None:
+    store, log = enrolled(), records([BUNDLE] * 60)
+    listener = corridor.Stopping(after=1)
+    worker = Worker(corridor.TOPIC, MemoryLog({0: log}, 100), store, corridor.examiner(), listener, 1)
+    asyncio.run(worker.tend(0, listener.stopping))
+    assert len(listener.outcomes) == 1
+    corridor.run({0: log}, store)
+    assert len(corridor.verdicts(store)) == 60
