@@ -1,5 +1,9 @@
 """Is the topic what the contract asks of it? Make a missing one; refuse one whose times are the senders' claims."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -10,6 +14,9 @@ from ingest.ports import TroubleError
 TIME = "message.timestamp.type"
 APPEND = "LogAppendTime"
 REPLICAS_WANTED = 3  # or as many as there are brokers
+ATTEMPTS, ATTEMPT_EVERY_S = 40, 0.25
+
+_Known = TypeVar("_Known", int, str)
 
 
 class TopicError(Exception):
@@ -29,13 +36,18 @@ async def prepare_topic(kafka: str, topic: str, partitions: int) -> Topic:
     try:
         await client.start()
         made = await _make(client, topic, partitions)
-        await _check(client, topic)
-        (described,) = await client.describe_topics([topic])
+        time = await _until_known(lambda: _time_type(client, topic))
+        found = await _until_known(lambda: _partitions(client, topic))
     except KafkaError as error:
         raise TroubleError(f"Kafka at {kafka}: {type(error).__name__}: {error}") from error
     finally:
         await client.close()
-    return Topic(made, len(described["partitions"]))
+    if time != APPEND:
+        raise TopicError(
+            f"topic {topic} has {TIME}={time}; it must be {APPEND}, or freshness would rest on claims: "
+            f"set it with kafka-configs --alter --topic {topic} --add-config {TIME}={APPEND}"
+        )
+    return Topic(made, found)
 
 
 async def _make(client: AIOKafkaAdminClient, topic: str, partitions: int) -> bool:
@@ -52,11 +64,22 @@ async def _make(client: AIOKafkaAdminClient, topic: str, partitions: int) -> boo
     return True
 
 
-async def _check(client: AIOKafkaAdminClient, topic: str) -> None:
+async def _until_known(ask: Callable[[], Awaitable[_Known | None]]) -> _Known:
+    """Ask until the brokers know: of a topic that was just made, they may not for a moment."""
+    for _ in range(ATTEMPTS):
+        known = await ask()
+        if known:
+            return known
+        await asyncio.sleep(ATTEMPT_EVERY_S)
+    raise TroubleError("Kafka does not tell what the topic is set to; is the role allowed to describe it?")
+
+
+async def _time_type(client: AIOKafkaAdminClient, topic: str) -> str | None:
     answers = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
-    configs = {entry[0]: entry[1] for answer in answers for resource in answer.resources for entry in resource[4]}
-    if configs.get(TIME) != APPEND:
-        raise TopicError(
-            f"topic {topic} has {TIME}={configs.get(TIME)}; it must be {APPEND}, or freshness would rest on claims: "
-            f"set it with kafka-configs --alter --topic {topic} --add-config {TIME}={APPEND}"
-        )
+    configs: dict[str, str] = {entry[0]: entry[1] for answer in answers for of in answer.resources for entry in of[4]}
+    return configs.get(TIME)
+
+
+async def _partitions(client: AIOKafkaAdminClient, topic: str) -> int | None:
+    (described,) = await client.describe_topics([topic])
+    return len(described["partitions"])
