@@ -141,9 +141,7 @@ async def consume(settings: Settings, index: int) -> int:
         partitions.begin(worker, numbers)
 
     def find_faults() -> list[str]:
-        waiting = sorted(partitions.ours - metrics.owned)
-        faults = [f"partition {number} is assigned but not taken over" for number in waiting]
-        return faults if partitions.joined else ["not a member of the group yet"]
+        return metrics.find_faults() if partitions.joined else ["not a member of the group yet"]
 
     async with contextlib.AsyncExitStack() as stack:
         told = stack.enter_context(listening())

@@ -3,7 +3,9 @@
 What to be woken for is in deploy/alerts.yaml.
 """
 
+import time
 from collections import Counter as Tally
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -12,6 +14,7 @@ from ingest.core.verdict import Hold, Refusal, Verdict
 from ingest.ports import FencedError, TroubleError
 
 RECORDS = (1, 10, 50, 100, 250, 500, 1_000, 2_000, 4_000, 8_000, 16_000)
+STUCK_S_MAX = 180.0  # without progress: a few attempts of which each may take a minute, and their back-off
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 REASONS: dict[Verdict, tuple[str, ...]] = {
     Verdict.ACCEPTED: ("",),
@@ -24,7 +27,7 @@ REASONS: dict[Verdict, tuple[str, ...]] = {
 class Metrics:
     """The metrics of one process, in a registry of their own. It is the worker's Observer."""
 
-    def __init__(self, build: str, engine: str) -> None:
+    def __init__(self, build: str, engine: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = r = CollectorRegistry()
         ProcessCollector(registry=r)
         self._build = Gauge("weighbridge_build_info", "What is running: always 1", ("build", "engine"), registry=r)
@@ -36,7 +39,10 @@ class Metrics:
         self._seconds = Histogram("weighbridge_batch_seconds", "Reading to commit", buckets=SECONDS, registry=r)
         self._lag = Gauge("weighbridge_lag_records", "Records that wait in the log", ("partition",), registry=r)
         self._retries = Counter("weighbridge_retries", "Attempts that came to nothing", ("what",), registry=r)
-        self.owned: set[int] = set()  # partitions taken over and not given up
+        self._age = Gauge("weighbridge_progress_age_seconds", "Since its last progress", ("partition",), registry=r)
+        self._clock = clock
+        self._progress: dict[int, float] = {}  # when each partition of ours came on last
+        self._taken: set[int] = set()  # of ours, those that were taken over at least once
         self._takeovers = Counter("weighbridge_takeovers", "Partitions taken over", ("partition",), registry=r)
         self._open(build, engine)
 
@@ -54,20 +60,41 @@ class Metrics:
         self._records.observe(consumed)
         self._seconds.observe(seconds)
         self._lag.labels(span.partition).set(waiting)
+        self._progress[span.partition] = self._clock()
 
     def trouble(self, error: TroubleError) -> None:
         """Count an attempt that came to nothing: somebody else took the partition over, or the world is bad."""
         self._retries.labels("fenced" if isinstance(error, FencedError) else "trouble").inc()
 
+    def begun(self, partition: int) -> None:
+        """Watch a partition that is ours; its lag is known with its first batch."""
+        self._progress[partition] = self._clock()
+        self._age.labels(partition).set_function(lambda: self._clock() - self._progress[partition])
+
     def taken(self, partition: int) -> None:
-        """Count a partition taken over; its lag is known with its first batch."""
-        self.owned.add(partition)
+        """Count a partition taken over."""
+        self._taken.add(partition)
         self._takeovers.labels(partition).inc()
+
+    def idle(self, partition: int) -> None:
+        """Count a read that found nothing as progress: a log may end in what counts as waiting and is never read."""
+        self._progress[partition] = self._clock()
 
     def left(self, partition: int) -> None:
         """Forget a partition given up: its lag is told by whoever has it now."""
-        self.owned.discard(partition)
+        self._age.remove(partition)
         self._lag.remove(partition)
+        self._taken.discard(partition)
+        del self._progress[partition]
+
+    def find_faults(self) -> list[str]:
+        """Say which partitions of ours are not well, and why."""
+        ages = {partition: self._clock() - since for partition, since in sorted(self._progress.items())}
+        strange = [f"partition {number} is assigned but not taken over" for number in ages if number not in self._taken]
+        stuck = [
+            f"partition {number}: no progress for {age:.0f} s" for number, age in ages.items() if age > STUCK_S_MAX
+        ]
+        return strange + stuck
 
     def render(self) -> bytes:
         """Return everything in Prometheus' text format."""

@@ -30,17 +30,23 @@ BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 5.0
 class Observer(Protocol):
     """Who is told what happened: the metrics."""
 
+    def begun(self, partition: int) -> None:
+        """Take note of a partition that is ours from now on, whatever comes of it."""
+
+    def taken(self, partition: int) -> None:
+        """Take note of a partition taken over: at first, and again after each trouble."""
+
+    def idle(self, partition: int) -> None:
+        """Take note of a read that found nothing."""
+
     def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:
         """Take note of a committed batch, the time it took, and how many records wait behind it."""
 
     def trouble(self, error: TroubleError) -> None:
         """Take note of an attempt that came to nothing."""
 
-    def taken(self, partition: int) -> None:
-        """Take note of a partition taken over."""
-
     def left(self, partition: int) -> None:
-        """Take note of a partition given up."""
+        """Take note of a partition that is not ours any more."""
 
 
 class Worker(msgspec.Struct, frozen=True):
@@ -55,18 +61,22 @@ class Worker(msgspec.Struct, frozen=True):
 
     async def tend(self, partition: int, stopping: asyncio.Event) -> None:
         """Own one partition until told to stop; through any trouble, with a bounded back-off and jitter."""
+        self.observer.begun(partition)
+        try:
+            await self._tend(partition, stopping)
+        finally:
+            self.observer.left(partition)
+
+    async def _tend(self, partition: int, stopping: asyncio.Event) -> None:
         backoff_s = BACKOFF_S_MIN
         while not stopping.is_set():
             try:
                 async with self.store.take_over(self.topic, partition) as lease:
                     self.log.seek(partition, lease.next_offset)
                     self.observer.taken(partition)
-                    try:
-                        while not stopping.is_set():
-                            if await self._turn(lease, partition, stopping):
-                                backoff_s = BACKOFF_S_MIN  # not before: what always fails is tried less and less often
-                    finally:
-                        self.observer.left(partition)
+                    while not stopping.is_set():
+                        if await self._turn(lease, partition, stopping):
+                            backoff_s = BACKOFF_S_MIN  # not before: what always fails is tried less and less often
             except TroubleError as error:
                 self.observer.trouble(error)
                 _report(partition, error, backoff_s)
@@ -76,6 +86,8 @@ class Worker(msgspec.Struct, frozen=True):
     async def _turn(self, lease: Lease, partition: int, stopping: asyncio.Event) -> bool:
         """Take through what the log gives, in as many parts as its samples need; returns whether it gave anything."""
         messages = self.examiner.read(await self.log.read(partition, lease.next_offset))
+        if not messages:
+            self.observer.idle(partition)
         at = 0
         while at < len(messages) and not stopping.is_set():
             started = time.monotonic()

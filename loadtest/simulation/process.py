@@ -167,6 +167,9 @@ class Process:
             else:
                 then()
 
+    def begun(self, partition: int) -> None:
+        """See ingest.worker.Observer."""
+
     def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:  # noqa: ARG002 (the observer's shape)
         """See ingest.worker.Observer."""
         self.batches_done += 1
@@ -177,6 +180,9 @@ class Process:
         self.fenced += isinstance(error, FencedError)
 
     def taken(self, partition: int) -> None:
+        """See ingest.worker.Observer."""
+
+    def idle(self, partition: int) -> None:
         """See ingest.worker.Observer."""
 
     def left(self, partition: int) -> None:

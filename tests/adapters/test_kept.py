@@ -100,7 +100,13 @@ class UntilOffset:
     def trouble(self, error: TroubleError) -> None:
         raise AssertionError("there is no trouble here") from error
 
+    def begun(self, partition: int) -> None:
+        pass
+
     def taken(self, partition: int) -> None:
+        pass
+
+    def idle(self, partition: int) -> None:
         pass
 
     def left(self, partition: int) -> None:

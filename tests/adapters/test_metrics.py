@@ -8,13 +8,25 @@ from ingest.core.device import Algorithm, Key, KeyState, Sender
 from ingest.core.message import Envelope, RawRecord, Reading, Refused, Sample, Unreadable, Verified
 from ingest.core.outcome import Accepted, Duplicate, Held, Judged, Outcome, Span, account
 from ingest.core.verdict import Hold, Refusal, TimeQuality, Verdict
-from ingest.metrics import REASONS, Metrics
+from ingest.metrics import REASONS, STUCK_S_MAX, Metrics
 from ingest.ports import FencedError, TroubleError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ingest.worker import Observer
 
 ALERTS = Path(__file__).parents[2] / "deploy" / "alerts.yaml"
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 def verified(device_id: str, partition: int = 0) -> Verified:
@@ -116,16 +128,52 @@ def test_trouble_and_being_fenced_are_told_apart() -> None:
     assert value(metrics, "retries_total", what="fenced") == 1
 
 
-def test_a_partition_has_a_lag_while_it_is_ours() -> None:
-    metrics = Metrics("0.1.0", "portable")
-    metrics.left(3)  # as after a take-over that came to nothing
+def test_a_partition_has_a_lag_and_an_age_while_it_is_ours_whatever_comes_of_its_attempts() -> None:
+    clock = Clock()
+    metrics = Metrics("0.1.0", "portable", clock)
+    metrics.begun(3)
     metrics.taken(3)
     assert value(metrics, "takeovers_total", partition="3") == 1
     assert value(metrics, "lag_records", partition="3") is None
     metrics.batch(outcome_of(every_verdict("d"), partition=3), 0.1, 9)
+    clock.now_s += 40
+    metrics.trouble(TroubleError("x"))
+    metrics.taken(3)
     assert value(metrics, "lag_records", partition="3") == 9
+    assert value(metrics, "progress_age_seconds", partition="3") == 40
     metrics.left(3)
     assert value(metrics, "lag_records", partition="3") is None
+    assert value(metrics, "progress_age_seconds", partition="3") is None
+
+
+def test_a_partition_that_never_had_a_batch_can_be_given_up() -> None:
+    metrics = Metrics("0.1.0", "portable")
+    metrics.begun(3)
+    metrics.left(3)
+    metrics.begun(3)
+    assert metrics.find_faults() == ["partition 3 is assigned but not taken over"]
+
+
+def test_a_batch_and_a_read_that_found_nothing_are_progress() -> None:
+    clock = Clock()
+    metrics = Metrics("0.1.0", "portable", clock)
+    metrics.begun(0)
+    metrics.taken(0)
+    progress: list[Callable[[], None]] = [
+        lambda: metrics.batch(outcome_of(every_verdict("d")), 0.1, 5),
+        lambda: metrics.idle(0),
+    ]
+    for come_on in progress:
+        clock.now_s += STUCK_S_MAX
+        assert metrics.find_faults() == []
+        clock.now_s += 1
+        assert metrics.find_faults() == [f"partition 0: no progress for {STUCK_S_MAX + 1:.0f} s"]
+        metrics.trouble(TroubleError("x"))
+        metrics.taken(0)
+        assert len(metrics.find_faults()) == 1, "another attempt is no progress"
+        come_on()
+        assert metrics.find_faults() == []
+        assert value(metrics, "progress_age_seconds", partition="0") == 0
 
 
 def test_two_workers_in_one_process_do_not_share_their_counts() -> None:
@@ -137,6 +185,7 @@ def test_two_workers_in_one_process_do_not_share_their_counts() -> None:
 
 def test_alerts_speak_of_metrics_labels_and_reasons_that_exist() -> None:
     metrics = Metrics("0.1.0", "portable")
+    metrics.begun(0)
     metrics.taken(0)
     metrics.batch(outcome_of(every_verdict("d")), 0.1, 0)
     shown = metrics.render().decode()

@@ -27,7 +27,13 @@ class Listener:
     def trouble(self, error: TroubleError) -> None:
         self.troubles.append(error)
 
+    def begun(self, partition: int) -> None:
+        pass
+
     def taken(self, partition: int) -> None:
+        pass
+
+    def idle(self, partition: int) -> None:
         pass
 
     def left(self, partition: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ingest.adapters.memory import MemoryLog, MemoryStore
+from ingest.adapters.memory import QUIET, Call, Connection, MemoryLog, MemoryStore
 from ingest.core.device import Device, Key, KeyState, Sender, Standing
 from ingest.core.enrolment import admit
 from ingest.core.examine import Examiner
@@ -14,8 +14,11 @@ from ingest.core.message import RawRecord
 from ingest.core.outcome import Outcome
 from ingest.core.policy import Policy
 from ingest.core.signature import Job, Portable
+from ingest.metrics import STUCK_S_MAX, Metrics
+from ingest.ports import TroubleError
 from ingest.worker import STEP_BYTES_MAX, STEP_MESSAGES_MAX, Worker, _steps
 from loadtest.mutation import RECEIVED_AT_MS, open_workshop
+from loadtest.simulation.clock import play
 from tests.simulation import corridor
 
 SHOP = open_workshop(20)
@@ -111,3 +114,60 @@ def test_who_is_told_to_stop_commits_no_further_part() -> None:
     assert len(listener.outcomes) == 1
     corridor.run({0: log}, store)
     assert len(corridor.verdicts(store)) == 60
+
+
+class Broken:
+    """A wire on which nothing is committed until it is mended: each attempt takes a minute to fail."""
+
+    def __init__(self) -> None:
+        self.mended = False
+
+    async def request(self, call: Call) -> None:
+        await QUIET.request(call)
+        if call.operation == "COMMIT" and not self.mended:
+            await asyncio.sleep(60)
+            raise TroubleError("no answer in 60 s")
+
+    async def reply(self, call: Call) -> None:
+        await QUIET.reply(call)
+
+    def end(self, connection: Connection) -> None:
+        QUIET.end(connection)
+
+
+async def watch_for_an_hour(wire: Broken, metrics: Metrics, log: list[RawRecord]) -> list[list[str]]:
+    """Let a worker work for an hour; give what its health says each minute."""
+    worker = Worker(
+        corridor.TOPIC, MemoryLog({0: log}, 100, wait_s=1.0), enrolled().through(wire), corridor.examiner(), metrics
+    )
+    stopping = asyncio.Event()
+    tending = asyncio.create_task(worker.tend(0, stopping))
+    said = []
+    for minute in range(60):
+        wire.mended = minute >= 30
+        await asyncio.sleep(60)
+        said.append(metrics.find_faults())
+    stopping.set()
+    await tending
+    return said
+
+
+def test_a_partition_that_never_commits_is_unwell_all_the_time_until_it_comes_on() -> None:
+    async def run() -> list[list[str]]:
+        metrics = Metrics("0.1.0", "portable", asyncio.get_running_loop().time)
+        said = await watch_for_an_hour(Broken(), metrics, records([BUNDLE]))
+        assert metrics.find_faults() == [], "what was given up is nobody's trouble here"
+        return said
+
+    said = play(run())
+    until = int(STUCK_S_MAX // 60)
+    assert not any(said[: until - 1])
+    assert all("partition 0: no progress for" in faults[0] for faults in said[until:29])
+    assert not any(said[32:]), "reads that find nothing are progress"
+
+
+def test_a_partition_in_which_nothing_is_sent_is_well() -> None:
+    async def run() -> list[list[str]]:
+        return await watch_for_an_hour(Broken(), Metrics("0.1.0", "portable", asyncio.get_running_loop().time), [])
+
+    assert not any(play(run()))
