@@ -25,6 +25,7 @@ EMPTY_READS_MAX = (
     40  # 10 s at the usual batch_wait_ms; a log that ends in a transaction marker is sought again for nothing
 )
 CODECS = {"gzip": has_gzip, "snappy": has_snappy, "lz4": has_lz4, "zstd": has_zstd}  # a producer takes any of them
+REBALANCE_S_MAX = 0.25  # beyond its time: during a rebalance it waits for the end of that, which waits for our drain
 POLL_INTERVAL_MS_MAX = (
     86_400_000  # a database that is down for hours is no reason to leave the group; heartbeats say we live
 )
@@ -137,7 +138,10 @@ class KafkaLog:
     async def _fetch(self, partition: int, records_max: int, wait_ms: int) -> list[ConsumerRecord]:
         at = self._at(partition)
         try:
-            fetched = await self._consumer.getmany(at, timeout_ms=wait_ms, max_records=records_max)
+            fetching = self._consumer.getmany(at, timeout_ms=wait_ms, max_records=records_max)
+            fetched = await asyncio.wait_for(fetching, wait_ms / 1000 + REBALANCE_S_MAX)
+        except TimeoutError:
+            return []
         except (NoOffsetForPartitionError, OffsetOutOfRangeError):
             raise
         except (KafkaError, OSError) as error:

@@ -122,7 +122,9 @@ def said(path: Path) -> Counter[str]:
     counted: Counter[str] = Counter()
     for line in path.read_bytes().splitlines():
         try:
-            event = str(decode(line).get("event"))
+            told = decode(line)
+            counted["cut off"] += int(str(told.get("cut_off", 0)))
+            event = str(told.get("event"))
         except msgspec.DecodeError:
             event = "not an event"
         counted[event if len(event.split()) == 1 else "a library's warning"] += 1

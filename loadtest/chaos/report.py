@@ -69,6 +69,7 @@ class Report(msgspec.Struct, frozen=True):
             "exits": len(self.exits),
             "exits_bad": self.exits_bad,
             "exit_s_max": round(max((one.seconds for one in self.exits), default=0.0), 2),
+            "drains_cut_off": self.count("cut off"),
             "journal_lines_strange": self.count("not an event"),
             "died": list(self.died),
             "settled_s": self.settled_s,

@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from deploy import embedded
-from ingest.adapters.kafka import open_log
+from ingest.adapters.kafka import KafkaLog, open_log
 from ingest.config import Settings
 from ingest.ports import TroubleError
 from tests.whole.device import Stranger, ed25519_key
@@ -115,6 +115,24 @@ async def compress(house: House, codec: str, values: list[bytes]) -> list[int]:
     async with AIOKafkaProducer(bootstrap_servers=house.kafka, compression_type=codec, linger_ms=50) as producer:
         sent = [await producer.send(house.topic, value, partition=PLAIN) for value in values]
         return [(await one).offset for one in sent]
+
+
+async def test_a_read_that_a_rebalance_holds_up_comes_back_without_records() -> None:
+    """The rebalance waits for our drain, which waits for this read: somebody has to give in."""
+
+    class Rebalancing:
+        async def getmany(self, *_partitions: TopicPartition, **_limits: int) -> None:
+            await asyncio.Event().wait()
+
+        async def position(self, _partition: TopicPartition) -> int:
+            await asyncio.Event().wait()
+            return 0
+
+        def assignment(self) -> set[TopicPartition]:
+            return set()
+
+    log = KafkaLog(Rebalancing(), Settings(batch_wait_ms=1))
+    assert await asyncio.wait_for(log.read(0, 0), 10) == []
 
 
 async def test_who_lacks_a_codec_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

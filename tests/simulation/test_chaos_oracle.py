@@ -1,8 +1,10 @@
 """The judge of the chaos run sees each kind of wrong, and its proxy sees each COMMIT."""
 
+import ast
 import random
 import struct
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -11,6 +13,7 @@ from loadtest.chaos.faults import TIMES, Fault, deal
 from loadtest.chaos.oracle import Batch, Books, Due, Given, Position, Sent, examine
 from loadtest.chaos.proxy import Frames, is_commit
 
+ROOT = Path(__file__).parents[2]
 ACCEPTED, DUPLICATE = ("accepted", ""), ("duplicate", "")
 LANDED = {(0, 0): Due("accepted", "", None), (0, 1): Due("duplicate", "", None), (1, 0): Due("accepted", "", None)}
 LOG = {(0, 0): b"a", (0, 1): b"a", (1, 0): b"b"}
@@ -110,3 +113,10 @@ def test_the_same_seed_deals_the_same_faults_and_each_round_has_all_of_them() ->
     rounds = [[next(dealt) for _ in range(size)] for dealt in [deal(random.Random(5), tuple(Fault)) for _ in range(2)]]
     assert rounds[0] == rounds[1]
     assert Counter(rounds[0]) == dict(TIMES)
+
+
+@pytest.mark.parametrize("module", ["oracle", "reading"])
+def test_the_judge_is_written_apart_from_the_product(module: str) -> None:
+    tree = ast.parse((ROOT / "loadtest" / "chaos" / f"{module}.py").read_text())
+    named = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not {name for name in named if name.split(".")[0] == "ingest"}
