@@ -77,7 +77,7 @@ def chaos(only: tuple[str, ...], state: Path, as_json: bool, **numbers: float) -
 
 async def _play(wish: Wish) -> Report:
     run = int(time.time())
-    waves = math.ceil(wish.seconds / WAVE_S) + 1
+    waves = 2 * math.ceil(wish.seconds / WAVE_S) + 1  # as many again, for those that break
     load = Load([Fleet(wish.seed, VEHICLES, run + number) for number in range(waves)], wish.rate)
     async with built(wish.state, load) as stage:
         storm = Storm(stage, random.Random(wish.seed))  # noqa: S311 (reproducible chance)

@@ -55,10 +55,12 @@ class Load:
         """Send wave after wave for so long."""
         until = time.monotonic() + seconds
         for wave, fleet in enumerate(self.fleets):
-            left_s = until - time.monotonic()
-            if left_s <= 0:
-                return
-            await self._send_wave(wave, fleet, target, min(WAVE_S, left_s))
+            before = self.sent
+            while self.sent == before:  # else the broker was away
+                left_s = until - time.monotonic()
+                if left_s <= 0:
+                    return
+                await self._send_wave(wave, fleet, target, min(WAVE_S, left_s))
 
     async def _send_wave(self, wave: int, fleet: Fleet, target: Target, seconds: float) -> None:
         self._wave = wave

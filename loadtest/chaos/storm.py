@@ -16,6 +16,8 @@ from loadtest.chaos.faults import PAUSE_S_MAX, PAUSE_S_MIN, Fault, deal
 from loadtest.chaos.stage import Stage
 
 SESSION_S = 10.0  # after so long without a heartbeat the group gives a member's partitions away
+REST_S = 3.0  # of the servers, from one restart to the next: between them something must be sent and judged
+BROKER, DATABASE = range(2)
 PARTITIONS_ADDED_MAX = 6
 WORLD = (OSError, TimeoutError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -36,21 +38,22 @@ class Storm:
         self._chance = chance
         self._tasks: set[asyncio.Task[None]] = set()
         self._counted: Counter[Fault] = Counter()
+        self._restarting: set[Signals] = set()
         self.failed: list[Exception] = []  # of the storm's own making
         self._acts: Mapping[Fault, Callable[[], Awaitable[int | None]]] = {
             Fault.KILL: self._kill,
             Fault.ZOMBIE: self._zombie,
             Fault.USURP: self._usurp,
             Fault.TERMINATE: self._terminate,
-            Fault.DATABASE_CRASH: lambda: self._restart(1, SIGQUIT, 0.0),
-            Fault.DATABASE_OUTAGE: lambda: self._restart(1, SIGINT, self._chance.uniform(4, 10)),
+            Fault.DATABASE_CRASH: lambda: self._restart(DATABASE, SIGQUIT, 0.0),
+            Fault.DATABASE_OUTAGE: lambda: self._restart(DATABASE, SIGINT, self._chance.uniform(4, 10)),
             Fault.COMMIT_UNSENT: lambda: self._lose(Fault.COMMIT_UNSENT),
             Fault.COMMIT_UNANSWERED: lambda: self._lose(Fault.COMMIT_UNANSWERED),
             Fault.CUT: self._cut,
             Fault.HALF_OPEN: self._half_open,
             Fault.DELAY: self._delay,
             Fault.THROTTLE: self._throttle,
-            Fault.BROKER_KILL: lambda: self._restart(0, SIGKILL, 0.0),
+            Fault.BROKER_KILL: lambda: self._restart(BROKER, SIGKILL, 0.0),
             Fault.VISITOR: self._visitor,
             Fault.ROLLING: self._rolling,
             Fault.PARTITIONS: self._partitions,
@@ -75,7 +78,8 @@ class Storm:
 
     async def _strike(self, fault: Fault) -> None:
         try:
-            self._counted[fault] += await self._acts[fault]() or 0
+            happened = await self._acts[fault]() or 0
+            self._counted[fault] += happened  # not in one: others count while this one is awaited
         except WORLD:
             return  # another fault was in the way: this one did not happen
         except Exception as error:  # noqa: BLE001 (a storm that breaks is told at the end, not in the middle)
@@ -116,12 +120,17 @@ class Storm:
 
     async def _restart(self, which: int, how: Signals, away_s: float) -> int:
         servers = self._stage.servers
+        if how in self._restarting:
+            return 0  # it is being done, or about to be
+        self._restarting.add(how)
         async with servers.busy:
             before = servers.pids()[which]
             if before is not None:
                 await servers.end(before, how)
                 await asyncio.sleep(away_s)
             await servers.up()
+            self._restarting.discard(how)
+            await asyncio.sleep(REST_S)
             return int(before is not None and servers.pids()[which] not in (None, before))
 
     async def _lose(self, fault: Fault) -> None:
