@@ -82,23 +82,11 @@ def test_a_batch_is_counted_by_verdict_and_reason() -> None:
     assert value(metrics, "lag_records", partition="4") == 17
 
 
-def test_what_is_consumed_and_what_is_judged_are_counted_apart() -> None:
-    metrics = Metrics("0.1.0", "portable")
-    whole = outcome_of(every_verdict("d"))
-    metrics.batch(whole, 0.1, 0)
-    assert value(metrics, "unaccounted_records") == 0
-    (lost, _), *others = whole.counts.items()
-    broken = Outcome(whole.span, [], [], [], [], [], dict(others))
-    metrics.batch(broken, 0.1, 0)
-    assert value(metrics, "unaccounted_records") == whole.counts[lost]
-
-
 def test_offsets_that_the_log_skipped_are_not_consumed() -> None:
     metrics = Metrics("0.1.0", "portable")
     judged: list[Judged] = [accepted("d", "VehicleState"), Duplicate(verified("d"))]
     metrics.batch(account(judged, [], Span("telemetry.raw", 0, 100, 105, ((101, 104),))), 0.1, 0)
     assert value(metrics, "consumed_total") == 2
-    assert value(metrics, "unaccounted_records") == 0
 
 
 def test_every_verdict_and_reason_is_there_before_it_happens() -> None:
