@@ -6,24 +6,28 @@ fetch for each partition. The group's own offsets are written for the tools that
 
 import asyncio
 import contextlib
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.codec import has_gzip, has_lz4, has_snappy, has_zstd
-from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    CorruptRecordException,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    UnsupportedCodecError,
+)
 
+from ingest.adapters import batches
 from ingest.config import Settings
 from ingest.core.message import RawRecord
 from ingest.ports import TroubleError
 
-LOG_APPEND_TIME = 1
-TRACEPARENT_CHARS_MAX = 64
 ADVISE_EVERY_S = 5.0
-EMPTY_READS_MAX = (
-    40  # 10 s at the usual batch_wait_ms; a log that ends in a transaction marker is sought again for nothing
-)
+FETCH_WAIT_MS_MAX = 100  # a seek, or another partition's records, wait for the fetch that is out: shorter than a read
 CODECS = {"gzip": has_gzip, "snappy": has_snappy, "lz4": has_lz4, "zstd": has_zstd}  # a producer takes any of them
 REBALANCE_S_MAX = 0.25  # beyond its time: during a rebalance it waits for the end of that, which waits for our drain
 POLL_INTERVAL_MS_MAX = (
@@ -41,7 +45,8 @@ class KafkaLog:
         self._consumer = consumer
         self._settings = settings
         self._done: dict[TopicPartition, int] = {}
-        self._empty: dict[int, int] = defaultdict(int)  # reads in a row that gave nothing though records wait
+        self._doubts: dict[int, tuple[int, int]] = {}  # a hole at the start, seen once: from, to
+        self._markers: dict[int, tuple[int, int]] = {}  # behind the last record, and where the consumer stands
 
     def join(self, assigned: Rebalanced, revoked: Rebalanced, failed: Failed) -> None:
         """Join the group, and hear of partitions from now on; `failed` hears of what goes wrong in the other two."""
@@ -55,38 +60,29 @@ class KafkaLog:
             raise TroubleError(f"partition {partition} is not assigned to this worker any more") from error
 
     async def read(self, partition: int, offset: int) -> Sequence[RawRecord]:
-        """See ingest.ports.Log."""
+        """See ingest.ports.Log. A hole at the start is believed when two readings agree about it."""
         records = await self._gather(partition, offset)
-        if not records:
-            self._look_again(partition, offset)
-        elif records[0].offset > offset:
-            # A hole at the start may be the consumer's position gone astray: believe it when it shows twice, alike.
+        position = await self._position(partition, offset)
+        first = records[0].offset if records else position
+        if first > offset and self._doubts.get(partition) != (offset, first):
+            self._doubts[partition] = offset, first  # the consumer's position may have gone astray, even to the end
             self.seek(partition, offset)
-            before, records = records, await self._gather(partition, offset)
-            if records and records[0].offset not in (offset, before[0].offset):
-                self.seek(partition, offset)
-                return []
-        return [_raw(record) for record in records]
-
-    def _look_again(self, partition: int, offset: int) -> None:
-        """Seek anew when records wait and none comes: a position at the end would wait there for ever."""
-        waits = self._waiting(partition, offset) > 0
-        self._empty[partition] = self._empty[partition] + 1 if waits else 0
-        if self._empty[partition] >= EMPTY_READS_MAX:
-            self._empty[partition] = 0
-            self.seek(partition, offset)
-            structlog.get_logger().info("sought_again", partition=partition, offset=offset)
+            return []
+        if records:
+            self._doubts.pop(partition, None)
+        elif position > offset:
+            self._done[self._at(partition)] = position  # nothing but markers: who watches the group sees no lag
+        self._markers[partition] = records[-1].offset + 1 if records else offset, position
+        return records
 
     def done(self, partition: int, next_offset: int) -> int:
         """See ingest.ports.Log."""
-        self._done[self._at(partition)] = next_offset
-        self._empty[partition] = 0
-        return self._waiting(partition, next_offset)
-
-    def _waiting(self, partition: int, offset: int) -> int:
         at = self._at(partition)
-        end = self._consumer.highwater(at) if at in self._consumer.assignment() else None
-        return max(0, (end or offset) - offset)
+        self._done[at] = next_offset
+        start, end = self._markers.get(partition, (0, 0))
+        read_to = max(next_offset, end) if next_offset == start else next_offset
+        log_end = self._consumer.highwater(at) if at in self._consumer.assignment() else None
+        return max(0, (log_end or read_to) - read_to)
 
     async def advise(self) -> None:
         """Write the committed offsets to the group every few seconds, for tools that show lag; it may fail."""
@@ -94,32 +90,37 @@ class KafkaLog:
             await asyncio.sleep(ADVISE_EVERY_S)
             ours = {at: offset for at, offset in self._done.items() if at in self._consumer.assignment()}
             if ours:
-                with contextlib.suppress(KafkaError):
+                try:
                     await self._consumer.commit(ours)
+                except Exception as error:  # noqa: BLE001 (whatever it is, the next try may go well)
+                    structlog.get_logger().info("not_advised", error=f"{type(error).__name__}: {error}")
 
     def _at(self, partition: int) -> TopicPartition:
         return TopicPartition(self._settings.topic, partition)
 
-    async def _gather(self, partition: int, offset: int) -> list[ConsumerRecord]:
+    async def _gather(self, partition: int, offset: int) -> list[RawRecord]:
         """Take what is there, and wait for more until the batch is full or its time is up."""
         loop, limits = asyncio.get_running_loop(), self._settings
-        try:
-            records = await self._fetch(partition, limits.batch_records_max, limits.batch_wait_ms)
-        except NoOffsetForPartitionError:  # our seek came before the group's answer, which is that it has no offset
-            self.seek(partition, offset)
-            return []
-        except OffsetOutOfRangeError:
-            await self._begin_late(partition, offset)
-            records = await self._fetch(partition, limits.batch_records_max, limits.batch_wait_ms)
+        records = await self._fetch(partition, offset, limits.batch_records_max, limits.batch_wait_ms)
         size, until = _bytes(records), loop.time() + limits.batch_wait_ms / 1000
         while records and len(records) < limits.batch_records_max and size < limits.batch_bytes_max:
             left_ms = int((until - loop.time()) * 1000)
             if left_ms <= 0:
                 break
-            more = await self._fetch(partition, limits.batch_records_max - len(records), left_ms)
+            room = limits.batch_records_max - len(records)
+            more = await self._fetch(partition, records[-1].offset + 1, room, left_ms)
             size += _bytes(more)
             records += more
-        return [record for record in records if record.offset >= offset]
+        return records
+
+    async def _position(self, partition: int, offset: int) -> int:
+        """Where the consumer stands by itself: beyond records that it gave to nobody, behind markers."""
+        try:
+            async with asyncio.timeout(self._settings.batch_wait_ms / 1000):
+                position: int = await self._consumer.position(self._at(partition))
+        except (KafkaError, TimeoutError):
+            return offset  # it is being assigned anew
+        return position
 
     async def _begin_late(self, partition: int, offset: int) -> None:
         """Begin where the log does if nothing was read yet; what is gone shows as a hole, and is noted as skipped."""
@@ -135,19 +136,36 @@ class KafkaLog:
             raise TroubleError(f"asking where partition {partition} begins: {error}") from error
         self.seek(partition, beginnings[at])
 
-    async def _fetch(self, partition: int, records_max: int, wait_ms: int) -> list[ConsumerRecord]:
+    async def _fetch(self, partition: int, offset: int, records_max: int, wait_ms: int) -> list[RawRecord]:
+        """Take what is there at or after the offset, or wait for it once."""
         at = self._at(partition)
         try:
             fetching = self._consumer.getmany(at, timeout_ms=wait_ms, max_records=records_max)
             fetched = await asyncio.wait_for(fetching, wait_ms / 1000 + REBALANCE_S_MAX)
         except TimeoutError:
             return []
-        except (NoOffsetForPartitionError, OffsetOutOfRangeError):
-            raise
-        except (KafkaError, OSError) as error:
+        except NoOffsetForPartitionError:  # our seek came before the group's answer, which is that it has no offset
+            self.seek(partition, offset)
+            return []
+        except OffsetOutOfRangeError:
+            await self._begin_late(partition, offset)
+            return []
+        except (CorruptRecordException, UnsupportedCodecError) as error:
+            return await self._read_anew(partition, offset, records_max, error)
+        except (KafkaError, ConsumerStoppedError, MemoryError) as error:
             raise TroubleError(f"reading partition {partition}: {type(error).__name__}: {error}") from error
-        records: list[ConsumerRecord] = fetched.get(at, [])
-        return records
+        except Exception as error:  # noqa: BLE001 (a record can make the library raise anything, and it must not stop us)
+            return await self._read_anew(partition, offset, records_max, error)
+        return [batches.taken(record) for record in fetched.get(at, ()) if record.offset >= offset]
+
+    async def _read_anew(self, partition: int, offset: int, records_max: int, why: Exception) -> list[RawRecord]:
+        """Read for ourselves what the library stumbles over, record by record, and go on behind it."""
+        structlog.get_logger().warning("read_anew", partition=partition, offset=offset, error=type(why).__name__)
+        at = self._at(partition)
+        data = await batches.fetch(self._settings.kafka, at, offset, self._settings.batch_bytes_max // 2)
+        stretch = batches.read(data, at, offset, records_max)
+        self.seek(partition, stretch.next_offset)
+        return stretch.records
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka carries no types
@@ -184,6 +202,7 @@ async def open_log(settings: Settings) -> AsyncIterator[KafkaLog]:
         # Every record is weighed, those of an aborted transaction, too: content is what counts, and an open transaction
         # of one producer must not hold up everybody else.
         isolation_level="read_uncommitted",
+        fetch_max_wait_ms=FETCH_WAIT_MS_MAX,
         max_partition_fetch_bytes=settings.batch_bytes_max // 2,
         max_poll_interval_ms=POLL_INTERVAL_MS_MAX,
         rebalance_timeout_ms=int(settings.drain_s_max * 1000) + 5_000,
@@ -226,21 +245,5 @@ async def _start(consumer: AIOKafkaConsumer) -> None:
             return
 
 
-def _bytes(records: Sequence[ConsumerRecord]) -> int:
-    return sum(record.serialized_value_size for record in records)
-
-
-def _raw(record: ConsumerRecord) -> RawRecord:
-    if record.timestamp_type != LOG_APPEND_TIME:
-        raise TroubleError(
-            f"topic {record.topic} is not set to message.timestamp.type=LogAppendTime: "
-            "its times are the senders' claims; set it (for new records) and purge or move past the old ones"
-        )
-    trace = next((value for name, value in record.headers if name == "traceparent"), None) if record.headers else None
-    return RawRecord(record.topic, record.partition, record.offset, record.timestamp, record.value or b"", _text(trace))
-
-
-def _text(trace: bytes | None) -> str | None:
-    """Take what a sender calls a trace context for text, as far as it is printable ASCII; its sense is not ours."""
-    text = trace.decode("ascii", "replace")[:TRACEPARENT_CHARS_MAX] if trace else ""
-    return text if text.isascii() and text.isprintable() and text else None
+def _bytes(records: Sequence[RawRecord]) -> int:
+    return sum(len(record.value) for record in records)

@@ -71,6 +71,8 @@ class _Map(msgspec.Struct, frozen=True):
 
 def read(record: RawRecord, bytes_max: int) -> Envelope | Refused:
     """Read the record's value as an envelope. It never raises; what the envelope claims is not yet proved."""
+    if record.unreadable is not None:
+        return Refused(record, Refusal.POISON, record.unreadable)
     size = len(record.value)
     if size > bytes_max:
         return Refused(record, Refusal.OVERSIZE, f"{size} bytes; at most {bytes_max} are allowed")

@@ -22,6 +22,7 @@ class RawRecord(msgspec.Struct, frozen=True, gc=False):
     received_at_ms: int  # the broker's append time, ms since 1970 UTC
     value: bytes
     traceparent: str | None = None  # W3C trace context: untrusted text, at most 64 characters
+    unreadable: str | None = None  # why its value could not be had; else None
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):

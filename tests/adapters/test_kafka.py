@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Iterator
 
 import aiokafka.codec
@@ -14,12 +15,13 @@ from deploy import embedded
 from ingest.adapters.kafka import KafkaLog, open_log
 from ingest.config import Settings
 from ingest.ports import TroubleError
+from tests.whole.batch import GZIP, append, batch, record, squeezed
 from tests.whole.device import Stranger, ed25519_key
 from tests.whole.house import House, Record, open_house, wait_for
 
 pytestmark = pytest.mark.real
 
-PLAIN, TRANSACTIONS = range(2)  # partitions
+PLAIN, TRANSACTIONS, QUIET = range(3)  # partitions
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 HOSTILE = {
     "nothing": b"",
@@ -33,7 +35,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def house(servers: embedded.Addresses, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with open_house(servers, tmp_path_factory.mktemp("kafka"), partitions=2) as house, house.worker():
+    with open_house(servers, tmp_path_factory.mktemp("kafka"), partitions=3) as house, house.worker():
         yield house
         house.check_tiles()
 
@@ -137,9 +139,34 @@ async def test_a_read_that_a_rebalance_holds_up_comes_back_without_records() -> 
 
 async def test_who_lacks_a_codec_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aiokafka.codec, "cramjam", None)
-    with pytest.raises(TroubleError, match="snappy, lz4, zstd .* requirements.lock"):
+    with pytest.raises(TroubleError, match=r"snappy, lz4, zstd .* requirements\.lock"):
         async with open_log(Settings(kafka="127.0.0.1:1")):
             pass
+
+
+def test_a_header_whose_name_is_not_utf8_changes_nothing(house: House, device: Stranger) -> None:
+    """The client library stumbles over it, and would with every owner to come."""
+    hostile = ((b"\xff\xfe", b"x"), (b"traceparent", TRACE.encode()), (b"\xff", None))
+    body = record(0, device.say(2)) + record(1, device.say(3), hostile) + record(2, device.say(4))
+    assert verdicts_around(house, device, batch(body, 3), 3) == [("accepted", "")] * 5
+    assert traces(house, device) == [None, None, TRACE, None, None]
+
+
+def test_a_batch_that_nobody_here_can_decompress_is_poison_and_stops_nothing(house: House, device: Stranger) -> None:
+    body = squeezed(record(0, device.say(2)) + record(1, device.say(3)))
+    poison = ("refused", "poison")
+    wanted = [("accepted", ""), poison, poison, ("accepted", "")]
+    assert verdicts_around(house, device, batch(body, 2, GZIP), 2) == wanted
+
+
+def verdicts_around(house: House, device: Stranger, data: bytes, count: int) -> list[tuple[str, str]]:
+    """Send a batch of somebody's own making between two honest messages; give the verdicts of all."""
+    expected = house.consumed() + count + 2
+    (before,) = house.send([Record(device.say(1))])
+    first = append(house.kafka, house.topic, PLAIN, data)
+    (after,) = house.send([Record(device.say(count + 2))])
+    house.wait_consumed(expected)
+    return verdicts_at(house, PLAIN, [before, *range(first, first + count), after])
 
 
 def test_markers_of_transactions_are_noted_as_skipped(house: House, device: Stranger) -> None:
@@ -164,6 +191,31 @@ async def transact(house: House, device: Stranger) -> None:
         for seq in (4, 5):
             await producer.send_and_wait(house.topic, device.say(seq), partition=TRANSACTIONS)
         await producer.abort_transaction()
+
+
+def test_a_hole_in_a_partition_that_is_quiet_holds_nothing_up(house: House, device: Stranger) -> None:
+    for seq in (1, 2, 3):
+        expected = house.consumed() + 1
+        asyncio.run(transact_one(house, device.say(seq)))
+        house.wait_consumed(expected)
+        time.sleep(1)  # longer than any fetch waits: the marker is read by itself
+    wait_for(lambda: asyncio.run(advised(house)) == 6, lambda: "who watches the group sees a lag that never ends")
+
+
+async def transact_one(house: House, value: bytes) -> None:
+    async with (
+        AIOKafkaProducer(bootstrap_servers=house.kafka, transactional_id=f"{house.topic}-quiet") as producer,
+        producer.transaction(),
+    ):
+        await producer.send_and_wait(house.topic, value, partition=QUIET)
+
+
+async def advised(house: House) -> int:
+    admin = AIOKafkaAdminClient(bootstrap_servers=house.kafka)
+    await admin.start()
+    offsets = await admin.list_consumer_group_offsets(house.topic)  # the group's name is the topic's
+    await admin.close()
+    return int(offsets[TopicPartition(house.topic, QUIET)].offset)
 
 
 def forget(house: House, before: int) -> None:
