@@ -30,6 +30,7 @@ ADVISE_EVERY_S = 5.0
 FETCH_WAIT_MS_MAX = 100  # a seek, or another partition's records, wait for the fetch that is out: shorter than a read
 CODECS = {"gzip": has_gzip, "snappy": has_snappy, "lz4": has_lz4, "zstd": has_zstd}  # a producer takes any of them
 REBALANCE_S_MAX = 0.25  # beyond its time: during a rebalance it waits for the end of that, which waits for our drain
+METADATA_MS_MAX = 30_000  # so long may pass until somebody tends a partition that was added
 POLL_INTERVAL_MS_MAX = (
     86_400_000  # a database that is down for hours is no reason to leave the group; heartbeats say we live
 )
@@ -205,6 +206,7 @@ async def open_log(settings: Settings) -> AsyncIterator[KafkaLog]:
         fetch_max_wait_ms=FETCH_WAIT_MS_MAX,
         max_partition_fetch_bytes=settings.batch_bytes_max // 2,
         max_poll_interval_ms=POLL_INTERVAL_MS_MAX,
+        metadata_max_age_ms=METADATA_MS_MAX,
         rebalance_timeout_ms=int(settings.drain_s_max * 1000) + 5_000,
         session_timeout_ms=10_000,
         heartbeat_interval_ms=2_000,
