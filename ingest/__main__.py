@@ -37,7 +37,7 @@ from ingest.core.signature import Portable
 from ingest.journal import open_journal
 from ingest.metrics import Metrics
 from ingest.ports import TroubleError
-from ingest.process import Partitions, before, listening, until_told
+from ingest.process import Partitions, before, listening, notice_orphaned, until_told
 from ingest.supervisor import supervise
 from ingest.worker import Worker
 from loadtest.chaos.command import chaos
@@ -117,18 +117,20 @@ async def prepare_both(settings: Settings, partitions: int) -> int:
 @config_option
 @click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 256), help="How many to run.")
 @click.option("--index", default=0, hidden=True, type=int)
-def worker(config: Path | None, processes: int, index: int) -> None:
+@click.option("--parent", hidden=True, type=int, help="The process that supervises this one.")
+def worker(config: Path | None, processes: int, index: int, parent: int | None) -> None:
     """Consume, examine, judge and commit, until SIGTERM."""
     settings = settings_of(config, "kafka", "database")
     open_journal(settings.log_level)
     if processes == 1:
-        return run(consume(settings, index))
+        return run(consume(settings, index, parent))
     named = [] if config is None else ["--config", str(config)]
+    named += ["--parent", str(os.getpid())]
     commands = [["-m", "ingest", "worker", "--index", str(i), *named] for i in range(processes)]
     return run(supervise(commands, settings.drain_s_max))
 
 
-async def consume(settings: Settings, index: int) -> int:
+async def consume(settings: Settings, index: int, parent: int | None) -> int:
     """Be one worker process: put the parts together, join the group, drain when told."""
     catalogue, engine, build = load(schemas.read_telemetry()), Portable(), identify()
     metrics, partitions = Metrics(build, engine.name), Partitions(settings.drain_s_max)
@@ -145,6 +147,8 @@ async def consume(settings: Settings, index: int) -> int:
 
     async with contextlib.AsyncExitStack() as stack:
         told = stack.enter_context(listening())
+        if parent is not None:
+            await stack.enter_async_context(partitions.alongside(notice_orphaned(parent, told), "orphaned?"))
         if settings.http_port:
             port = settings.http_port + index
             await stack.enter_async_context(http.serve(settings.http_host, port, metrics.render, find_faults))
@@ -154,6 +158,7 @@ async def consume(settings: Settings, index: int) -> int:
             log.join(assigned, partitions.end, partitions.fail)
             await until_told(told, partitions)
             await partitions.end(partitions.ours)
+    partitions.check()
     structlog.get_logger().info("stopped")
     return 0
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, TypeVar
 
 import structlog
@@ -13,6 +14,8 @@ from ingest.worker import Worker
 T = TypeVar("T")
 
 log = structlog.get_logger()
+
+LOOK_FOR_PARENT_EVERY_S = 1.0
 
 
 class Partitions:
@@ -53,10 +56,26 @@ class Partitions:
             await asyncio.gather(*late, return_exceptions=True)
             log.info("revoked", partitions=sorted(partitions), cut_off=len(late))
 
+    @contextlib.asynccontextmanager
+    async def alongside(self, work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+        """Do this work in the background for the length of the block; what breaks it breaks the process."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
     def fail(self, error: BaseException) -> None:
         """Pass on a broken invariant: a process that is wrong about itself must die, and the log is still there."""
         if not self.broken.done():
             self.broken.set_exception(error)
+
+    def check(self) -> None:
+        """Raise what was passed on, if anything was."""
+        if self.broken.done():
+            self.broken.result()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -81,9 +100,16 @@ async def until_told(told: asyncio.Event, partitions: Partitions) -> None:
     waiting: asyncio.Future[object] = asyncio.ensure_future(told.wait())
     await asyncio.wait((waiting, partitions.broken), return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
-    if partitions.broken.done():
-        partitions.broken.result()
+    partitions.check()
     log.info("draining", partitions=sorted(partitions.ours))
+
+
+async def notice_orphaned(parent: int, told: asyncio.Event) -> None:
+    """Tell us to stop when the process that supervises us is gone: nobody else would, or start us again."""
+    while os.getppid() == parent:  # noqa: ASYNC110 (the system is asked, which tells of no event)
+        await asyncio.sleep(LOOK_FOR_PARENT_EVERY_S)
+    log.warning("orphaned", parent=parent)
+    told.set()
 
 
 @contextlib.contextmanager

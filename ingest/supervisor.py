@@ -23,7 +23,12 @@ async def supervise(commands: Sequence[Sequence[str]], drain_s_max: float) -> in
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     statuses = await asyncio.gather(*(_keep(command, stopping, drain_s_max) for command in commands))
-    return max(statuses)
+    return exit_status(statuses)
+
+
+def exit_status(statuses: Sequence[int]) -> int:
+    """Name the worst: being killed is worse than failing, and is told as a shell does, 128 and the signal's number."""
+    return max(status if status >= 0 else 128 - status for status in statuses)
 
 
 async def _keep(command: Sequence[str], stopping: asyncio.Event, drain_s_max: float) -> int:
@@ -33,7 +38,7 @@ async def _keep(command: Sequence[str], stopping: asyncio.Event, drain_s_max: fl
         process = await asyncio.create_subprocess_exec(sys.executable, *command)
         status = await _watch(process, stopping, drain_s_max)
         if stopping.is_set():
-            return status
+            return 0 if status == -signal.SIGTERM else status  # told before it could listen, it did as it was told
         backoff_s = BACKOFF_S_MIN if time.monotonic() - started > CALM_S else min(backoff_s * 2, BACKOFF_S_MAX)
         log.error("worker_died", pid=process.pid, status=status, restart_in_s=round(backoff_s, 1))
         await asyncio.wait([asyncio.ensure_future(stopping.wait())], timeout=backoff_s * random.uniform(0.5, 1.5))  # noqa: S311 (spreads the restarts)

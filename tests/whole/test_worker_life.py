@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -89,6 +90,26 @@ def test_a_worker_process_that_is_killed_is_started_again(house: House, backlog:
         (died,) = worker.events("worker_died")
         assert (died["pid"], died["status"]) == (victim, -signal.SIGKILL)
         assert victim not in worker.children()
+
+
+def test_workers_whose_supervisor_is_killed_drain_and_end(house: House, backlog: int) -> None:
+    with house.worker("--processes", "2") as worker:
+        wait_for_work(house, backlog)
+        orphans = worker.children()
+        worker.process.kill()
+        assert worker.process.wait() == -signal.SIGKILL
+        wait_for(lambda: not any(map(runs, orphans)), lambda: "they go on as orphans")
+    assert len(worker.events("orphaned")) == len(worker.events("stopped")) == len(orphans) == 2
+    with house.worker():
+        house.wait_consumed(backlog)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there; one that has ended and that nobody has asked after yet is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_database_connection_that_ends_is_made_again(house: House, backlog: int) -> None:
