@@ -31,9 +31,7 @@ FETCH_WAIT_MS_MAX = 100  # a seek, or another partition's records, wait for the 
 CODECS = {"gzip": has_gzip, "snappy": has_snappy, "lz4": has_lz4, "zstd": has_zstd}  # a producer takes any of them
 REBALANCE_S_MAX = 0.25  # beyond its time: during a rebalance it waits for the end of that, which waits for our drain
 METADATA_MS_MAX = 30_000  # so long may pass until somebody tends a partition that was added
-POLL_INTERVAL_MS_MAX = (
-    86_400_000  # a database that is down for hours is no reason to leave the group; heartbeats say we live
-)
+POLL_INTERVAL_MS_MAX = 86_400_000  # a database that is down for hours is no reason to leave the group
 
 Rebalanced = Callable[[frozenset[int]], Awaitable[None]]
 Failed = Callable[[Exception], None]
