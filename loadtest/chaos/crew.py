@@ -7,13 +7,14 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 EXIT_S_MAX = 10.0  # what a worker that is told to stop may take
 GIVE_UP_S = 30.0
+LISTEN_LOOKS_MAX = 100
 
 
 class Member(msgspec.Struct, eq=False):
@@ -75,8 +76,12 @@ class Crew:
         return status == -signal.SIGKILL
 
     async def stop(self, member: Member) -> None:
-        """SIGTERM, and note how it ends."""
+        """SIGTERM, and note how it ends. One that is still being loaded does not listen yet, and owns nothing."""
         member.ending = True
+        for _ in range(LISTEN_LOOKS_MAX):
+            if listens(member.process.pid):
+                break
+            await asyncio.sleep(0.1)
         began = time.monotonic()
         with contextlib.suppress(ProcessLookupError):
             member.process.terminate()
@@ -87,12 +92,13 @@ class Crew:
         self.exits.append(Exit(await member.process.wait(), time.monotonic() - began))
         self.members.remove(member)
 
-    async def sleep(self, member: Member, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT after so long."""
+    @contextlib.contextmanager
+    def asleep(self, member: Member) -> Iterator[None]:
+        """SIGSTOP, and SIGCONT at the end of the block."""
         member.asleep = True
         os.kill(member.process.pid, signal.SIGSTOP)
         try:
-            await asyncio.sleep(seconds)
+            yield
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member.process.pid, signal.SIGCONT)
@@ -114,6 +120,16 @@ class Crew:
     def events(self) -> list[Counter[str]]:
         """Count what each journal says, by event; a line that is no event is `not an event`."""
         return [said(path) for path in self._journals]
+
+
+def listens(pid: int) -> bool:
+    """Whether a process would take SIGTERM itself (proc_pid_status(5), SigCgt); also once it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return True
+    caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")), 0)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
 def said(path: Path) -> Counter[str]:

@@ -53,6 +53,7 @@ class Link(msgspec.Struct, eq=False):
     client: tuple[asyncio.StreamReader, asyncio.StreamWriter]
     server: tuple[asyncio.StreamReader, asyncio.StreamWriter]
     mute: bool = False
+    swallowed: bool = False  # something that its client said
     reply_lost: bool = False
 
     def cut(self) -> None:
@@ -70,15 +71,16 @@ class Proxy:
         self._kept: set[Link] = set()  # mute ones, whose client has given up: the server does not know
         self.delay_s = 0.0
         self.bytes_per_s = 0
+        self.held_up = 0  # pieces of what was said
         self.waiting: list[Fault] = []  # for the next COMMIT that goes by
         self.struck: Counter[Fault] = Counter()  # what really happened
 
-    def cut_all(self) -> None:
-        """End every connection."""
-        for link in list(self.links):
-            if not link.mute:
-                self.struck[Fault.CUT] += 1
-                link.cut()
+    def cut_all(self) -> int:
+        """End every connection; gives how many there were."""
+        links = [link for link in self.links if not link.mute]
+        for link in links:
+            link.cut()
+        return len(links)
 
     def calm(self) -> None:
         """Ill-treat nothing from now on; what is mute stays so."""
@@ -111,7 +113,8 @@ class Proxy:
         while data := await link.client[0].read(CHUNK_BYTES):
             await self._hold_up(len(data))
             if link.mute:
-                self.struck[Fault.HALF_OPEN] += 1
+                self.struck[Fault.HALF_OPEN] += not link.swallowed
+                link.swallowed = True
                 continue
             for frame in frames.cut(data):
                 if is_commit(frame) and self.waiting and self._lose(link) is Fault.COMMIT_UNSENT:
@@ -138,12 +141,9 @@ class Proxy:
                 await link.client[1].drain()
 
     async def _hold_up(self, size: int) -> None:
-        if self.delay_s:
-            self.struck[Fault.DELAY] += 1
-            await asyncio.sleep(self.delay_s)
-        if self.bytes_per_s:
-            self.struck[Fault.THROTTLE] += 1
-            await asyncio.sleep(size / self.bytes_per_s)
+        seconds = self.delay_s + (size / self.bytes_per_s if self.bytes_per_s else 0.0)
+        self.held_up += bool(seconds)
+        await asyncio.sleep(seconds)
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[int]:

@@ -68,6 +68,7 @@ class Report(msgspec.Struct, frozen=True):
             "worker_starts": len(self.events),
             "exits": len(self.exits),
             "exits_bad": self.exits_bad,
+            "exit_statuses": dict(Counter(str(one.status) for one in self.exits)),
             "exit_s_max": round(max((one.seconds for one in self.exits), default=0.0), 2),
             "drains_cut_off": self.count("cut off"),
             "journal_lines_strange": self.count("not an event"),

@@ -18,6 +18,7 @@ from loadtest.chaos.stage import Stage
 SESSION_S = 10.0  # after so long without a heartbeat the group gives a member's partitions away
 REST_S = 3.0  # of the servers, from one restart to the next: between them something must be sent and judged
 BROKER, DATABASE = range(2)
+LOOKS_MAX = 15  # at intervals of a second
 PARTITIONS_ADDED_MAX = 6
 WORLD = (OSError, TimeoutError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -98,14 +99,18 @@ class Storm:
         return int(killed)
 
     async def _zombie(self) -> int:
-        """Count those that wake up to find their partitions taken over."""
-        victim = self._victim()
-        if victim is None:
+        """Let one that owns partitions sleep until somebody else has taken one of them over; then it wakes."""
+        victims = [(one, owned) for one in self._stage.crew.awake() if (owned := await self._owned(one))]
+        if not victims:
             return 0
-        owned = await self._owned(victim)
-        await self._stage.crew.sleep(victim, SESSION_S + self._chance.uniform(2, 6))
-        with contextlib.suppress(*WORLD):
-            return int(bool(owned - await self._owned(victim)))
+        victim, owned = self._chance.choice(victims)
+        with self._stage.crew.asleep(victim):
+            await asyncio.sleep(SESSION_S + self._chance.uniform(2, 4))
+            for _ in range(LOOKS_MAX):
+                with contextlib.suppress(*WORLD):
+                    if owned - await self._owned(victim):
+                        return 1
+                await asyncio.sleep(1)
         return 0
 
     async def _owned(self, member: Member) -> set[int]:
@@ -123,43 +128,54 @@ class Storm:
         if how in self._restarting:
             return 0  # it is being done, or about to be
         self._restarting.add(how)
-        async with servers.busy:
-            before = servers.pids()[which]
-            if before is not None:
+        try:
+            async with servers.busy:
+                before = servers.pids()[which]
+                assert before is not None, "whoever ends a server starts it again"
                 await servers.end(before, how)
                 await asyncio.sleep(away_s)
-            await servers.up()
+                await servers.up()
+                await asyncio.sleep(REST_S)
+                return int(servers.pids()[which] not in (None, before))
+        finally:
             self._restarting.discard(how)
-            await asyncio.sleep(REST_S)
-            return int(before is not None and servers.pids()[which] not in (None, before))
 
     async def _lose(self, fault: Fault) -> None:
         self._stage.proxy.waiting.append(fault)
 
-    async def _cut(self) -> None:
-        self._stage.proxy.cut_all()
+    async def _cut(self) -> int:
+        return int(self._stage.proxy.cut_all() > 0)
 
     async def _half_open(self) -> None:
         links = [link for link in self._stage.proxy.links if not link.mute]
         if links:
             self._chance.choice(links).mute = True
 
-    async def _delay(self) -> None:
-        self._stage.proxy.delay_s = self._chance.uniform(0.02, 0.3)
+    async def _delay(self) -> int:
+        proxy = self._stage.proxy
+        before, proxy.delay_s = proxy.held_up, self._chance.uniform(0.02, 0.3)
         await asyncio.sleep(self._chance.uniform(1, 4))
-        self._stage.proxy.delay_s = 0.0
+        proxy.delay_s = 0.0
+        return int(proxy.held_up > before)
 
-    async def _throttle(self) -> None:
-        self._stage.proxy.bytes_per_s = self._chance.randint(5_000, 100_000)
+    async def _throttle(self) -> int:
+        proxy = self._stage.proxy
+        before, proxy.bytes_per_s = proxy.held_up, self._chance.randint(5_000, 100_000)
         await asyncio.sleep(self._chance.uniform(1, 4))
-        self._stage.proxy.bytes_per_s = 0
+        proxy.bytes_per_s = 0
+        return int(proxy.held_up > before)
 
     async def _visitor(self) -> int:
         crew = self._stage.crew
         visitor = await crew.start()
         visitor.ending = True  # no victim of other faults
-        await asyncio.sleep(self._chance.uniform(2, 5))
-        joined = b'"assigned"' in visitor.journal.read_bytes()
+        joined = False
+        for _ in range(LOOKS_MAX):
+            await asyncio.sleep(1)
+            joined = b'"assigned"' in visitor.journal.read_bytes()
+            if joined:
+                break
+        await asyncio.sleep(self._chance.uniform(0.5, 2))
         await crew.stop(visitor)
         return int(joined)
 
