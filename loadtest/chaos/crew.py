@@ -118,7 +118,7 @@ class Crew:
         await asyncio.gather(*(self.stop(member) for member in list(self.members)))
 
     def events(self) -> list[Counter[str]]:
-        """Count what each journal says, by event; a line that is no event is `not an event`."""
+        """Count what each journal says, by event; a line that is no event is `strange`."""
         return [said(path) for path in self._journals]
 
 
@@ -142,6 +142,6 @@ def said(path: Path) -> Counter[str]:
             counted["cut off"] += int(str(told.get("cut_off", 0)))
             event = str(told.get("event"))
         except msgspec.DecodeError:
-            event = "not an event"
+            event = "strange"
         counted[event if len(event.split()) == 1 else "a library's warning"] += 1
     return counted

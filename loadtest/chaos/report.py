@@ -71,7 +71,7 @@ class Report(msgspec.Struct, frozen=True):
             "exit_statuses": dict(Counter(str(one.status) for one in self.exits)),
             "exit_s_max": round(max((one.seconds for one in self.exits), default=0.0), 2),
             "drains_cut_off": self.count("cut off"),
-            "journal_lines_strange": self.count("not an event"),
+            "journal_lines_strange": self.count("strange"),
             "died": list(self.died),
             "settled_s": self.settled_s,
             "waves_broken": self.waves_broken,

@@ -29,6 +29,7 @@ from loadtest.chaos.proxy import Proxy
 TOPIC = "chaos.raw"
 PARTITIONS = 6
 WORKERS = 3
+BATCH_RECORDS_MAX = 400  # a backlog in one batch takes longer than it is until the next fault, and nothing gets done
 MARK = "chaos"  # a state directory without it is somebody's, and is not erased
 DEATH_S_MAX = 60.0
 LOOK_EVERY_S = 0.05
@@ -156,6 +157,7 @@ def _environ(servers: Servers, port: int) -> dict[str, str]:
     at = urlsplit(servers.database)
     through = at._replace(netloc=f"{at.username}:{at.password}@127.0.0.1:{port}").geturl()
     ours = {"KAFKA": servers.kafka, "DATABASE": through, "TOPIC": TOPIC, "GROUP": TOPIC}
+    ours["BATCH_RECORDS_MAX"] = str(BATCH_RECORDS_MAX)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WEIGHBRIDGE_")}
     return kept | {f"WEIGHBRIDGE_{name}": value for name, value in ours.items()}
 

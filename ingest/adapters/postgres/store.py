@@ -152,13 +152,16 @@ class PostgresLease:
     async def transaction(self) -> AsyncIterator["PostgresTransaction"]:
         """See ingest.ports.Lease. Leaves the connection usable only after success, or when keys have moved."""
         with trouble("committing a batch"):
+            transaction = self._connection.transaction(isolation="read_committed")
+            batch = PostgresTransaction(self._ownership, self._next_offset)
             try:
-                async with self._connection.transaction(isolation="read_committed"):
-                    batch = PostgresTransaction(self._ownership, self._next_offset)
-                    yield batch
+                await transaction.start()
+                yield batch
+                await transaction.commit()
             except KeysMovedError:
+                await transaction.rollback()
                 raise
-            except BaseException:
+            except BaseException:  # no ROLLBACK: on a connection that answers nothing it would wait for a minute
                 self._connection.terminate()
                 raise
         self._next_offset = batch.next_offset
