@@ -30,6 +30,7 @@ ADVISE_EVERY_S = 5.0
 FETCH_WAIT_MS_MAX = 100  # a seek, or another partition's records, wait for the fetch that is out: shorter than a read
 CODECS = {"gzip": has_gzip, "snappy": has_snappy, "lz4": has_lz4, "zstd": has_zstd}  # a producer takes any of them
 REBALANCE_S_MAX = 0.25  # beyond its time: during a rebalance it waits for the end of that, which waits for our drain
+LEAVE_S_MAX = 1.5  # with the drain before it, a worker is gone within 10 s
 METADATA_MS_MAX = 30_000  # so long may pass until somebody tends a partition that was added
 POLL_INTERVAL_MS_MAX = 86_400_000  # a database that is down for hours is no reason to leave the group
 
@@ -219,7 +220,19 @@ async def open_log(settings: Settings) -> AsyncIterator[KafkaLog]:
             advising.cancel()
             await asyncio.gather(advising, return_exceptions=True)
     finally:
-        await consumer.stop()
+        await _leave(consumer)
+
+
+async def _leave(consumer: AIOKafkaConsumer) -> None:
+    """Leave the group, if the brokers can be told. While they are away stopping may fail, which is no reason to."""
+    leaving = asyncio.ensure_future(consumer.stop())
+    done, late = await asyncio.wait({leaving}, timeout=LEAVE_S_MAX)
+    for task in late:
+        task.cancel()
+    for task in done:
+        error = "cancelled by itself" if task.cancelled() else task.exception()
+        if error is not None:
+            structlog.get_logger().info("not_left", error=repr(error))
 
 
 def _check_codecs() -> None:
