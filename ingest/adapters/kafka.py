@@ -46,6 +46,7 @@ class KafkaLog:
         self._settings = settings
         self._done: dict[TopicPartition, int] = {}
         self._doubts: dict[int, tuple[int, int]] = {}  # a hole at the start, seen once: from, to
+        self._anew: dict[int, int] = {}  # up to here, the end of a batch, we read for ourselves
         self._markers: dict[int, tuple[int, int]] = {}  # behind the last record, and where the consumer stands
 
     def join(self, assigned: Rebalanced, revoked: Rebalanced, failed: Failed) -> None:
@@ -122,8 +123,11 @@ class KafkaLog:
             return offset  # it is being assigned anew
         return position
 
-    async def _begin_late(self, partition: int, offset: int) -> None:
-        """Begin where the log does if nothing was read yet; what is gone shows as a hole, and is noted as skipped."""
+    async def _begin_late(self, partition: int, offset: int) -> int:
+        """Begin where the log does if nothing was read yet; what is gone shows as a hole, and is noted as skipped.
+
+        Returns where that is.
+        """
         at = self._at(partition)
         if offset > 0:
             raise TroubleError(
@@ -134,11 +138,15 @@ class KafkaLog:
             beginnings = await self._consumer.beginning_offsets([at])
         except KafkaError as error:
             raise TroubleError(f"asking where partition {partition} begins: {error}") from error
-        self.seek(partition, beginnings[at])
+        beginning: int = beginnings[at]
+        self.seek(partition, beginning)
+        return beginning
 
     async def _fetch(self, partition: int, offset: int, records_max: int, wait_ms: int) -> list[RawRecord]:
         """Take what is there at or after the offset, or wait for it once."""
         at = self._at(partition)
+        if offset < self._anew.get(partition, 0):
+            return await self._read_anew(partition, offset, records_max, "the rest of a batch")
         try:
             fetching = self._consumer.getmany(at, timeout_ms=wait_ms, max_records=records_max)
             fetched = await asyncio.wait_for(fetching, wait_ms / 1000 + REBALANCE_S_MAX)
@@ -151,19 +159,34 @@ class KafkaLog:
             await self._begin_late(partition, offset)
             return []
         except (CorruptRecordException, UnsupportedCodecError) as error:
-            return await self._read_anew(partition, offset, records_max, error)
+            why = type(error).__name__
         except (KafkaError, ConsumerStoppedError, MemoryError) as error:
             raise TroubleError(f"reading partition {partition}: {type(error).__name__}: {error}") from error
         except Exception as error:  # noqa: BLE001 (a record can make the library raise anything, and it must not stop us)
-            return await self._read_anew(partition, offset, records_max, error)
-        return [batches.taken(record) for record in fetched.get(at, ()) if record.offset >= offset]
+            why = type(error).__name__
+        else:
+            records = [batches.taken(record) for record in fetched.get(at, ()) if record.offset >= offset]
+            if all(record.offset == expected for expected, record in enumerate(records, offset)):
+                return records
+            why = "a gap"
+        return await self._read_anew(partition, offset, records_max, why)
 
-    async def _read_anew(self, partition: int, offset: int, records_max: int, why: Exception) -> list[RawRecord]:
-        """Read for ourselves what the library stumbles over, record by record, and go on behind it."""
-        structlog.get_logger().warning("read_anew", partition=partition, offset=offset, error=type(why).__name__)
+    async def _read_anew(self, partition: int, offset: int, records_max: int, why: str) -> list[RawRecord]:
+        """Read for ourselves, batch by batch, what the library stumbles over or may have been deceived about.
+
+        It believes the offset that a record claims, be it far behind its batch: honest records would be passed over.
+        Where offsets have no gap there is no room for such a claim, as long as we begin where a batch does.
+        """
+        structlog.get_logger().info("read_anew", partition=partition, offset=offset, why=why)
         at = self._at(partition)
-        data = await batches.fetch(self._settings.kafka, at, offset, self._settings.batch_bytes_max // 2)
+        bytes_max = self._settings.batch_bytes_max // 2
+        try:
+            data = await batches.fetch(self._settings.kafka, at, offset, bytes_max)
+        except OffsetOutOfRangeError:
+            offset = await self._begin_late(partition, offset)
+            data = await batches.fetch(self._settings.kafka, at, offset, bytes_max)
         stretch = batches.read(data, at, offset, records_max)
+        self._anew[partition] = stretch.batch_end
         self.seek(partition, stretch.next_offset)
         return stretch.records
 

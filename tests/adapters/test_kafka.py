@@ -163,7 +163,7 @@ def verdicts_around(house: House, device: Stranger, data: bytes, count: int) -> 
     """Send a batch of somebody's own making between two honest messages; give the verdicts of all."""
     expected = house.consumed() + count + 2
     (before,) = house.send([Record(device.say(1))])
-    first = append(house.kafka, house.topic, PLAIN, data)
+    first = asyncio.run(append(house.kafka, TopicPartition(house.topic, PLAIN), data))
     (after,) = house.send([Record(device.say(count + 2))])
     house.wait_consumed(expected)
     return verdicts_at(house, PLAIN, [before, *range(first, first + count), after])

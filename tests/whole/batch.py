@@ -1,6 +1,5 @@
 """What can a program of its own making send? A record batch written byte by byte, as no client library would."""
 
-import asyncio
 import gzip
 import struct
 from collections.abc import Sequence
@@ -47,12 +46,8 @@ def squeezed(body: bytes) -> bytes:
     return gzip.compress(body) + b"something else"
 
 
-def append(kafka: str, topic: str, partition: int, data: bytes) -> int:
+async def append(kafka: str, at: TopicPartition, data: bytes) -> int:
     """Let the broker append a batch; returns the offset that it gave to the first record."""
-    return asyncio.run(_append(kafka, TopicPartition(topic, partition), data))
-
-
-async def _append(kafka: str, at: TopicPartition, data: bytes) -> int:
     client = AIOKafkaClient(bootstrap_servers=kafka)
     await client.bootstrap()
     try:
