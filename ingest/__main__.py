@@ -152,7 +152,7 @@ async def consume(settings: Settings, index: int, parent: int | None) -> int:
         if settings.http_port:
             port = settings.http_port + index
             await stack.enter_async_context(http.serve(settings.http_host, port, metrics.render, find_faults))
-        await stack.enter_async_context(store.upkeep())
+        await stack.enter_async_context(partitions.alongside(store.upkeep(), "upkeep"))
         log = await before(told, stack.enter_async_context(open_log(settings)))
         if log is not None:
             log.join(assigned, partitions.end, partitions.fail)

@@ -61,26 +61,22 @@ class PostgresStore:
         finally:
             connection.terminate()
 
-    @contextlib.asynccontextmanager
-    async def upkeep(self) -> AsyncIterator[None]:
-        """Prepare the coming days in the background for the length of the block."""
-        task = asyncio.create_task(self._prepare_ahead())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def _prepare_ahead(self) -> None:
+    async def upkeep(self) -> None:
+        """Prepare the coming days, now and then, for ever."""
         while True:
             await asyncio.sleep(UPKEEP_EVERY_S)
             try:
-                connection = await connect(self._database, "weighbridge upkeep")
-                with trouble("preparing days"):
-                    await prepare_days(connection, self._provenance.policy)
-                    await connection.close()
+                await self._prepare_ahead()
             except TroubleError as error:  # there is an hour to the next attempt, and days before it matters
                 structlog.get_logger().warning("trouble", what="upkeep", error=str(error))
+
+    async def _prepare_ahead(self) -> None:
+        connection = await connect(self._database, "weighbridge upkeep")
+        try:
+            with trouble("preparing days"):
+                await prepare_days(connection, self._provenance.policy)
+        finally:
+            connection.terminate()
 
     async def _own(self, connection: Connection, topic: str, partition: int) -> "PostgresLease":
         await prepare_days(connection, self._provenance.policy)
