@@ -25,7 +25,6 @@ from deploy.software import store
 pytestmark = pytest.mark.real
 
 OURS = ("WEIGHBRIDGE_KAFKA", "WEIGHBRIDGE_DATABASE")
-CLI = "from deploy.embedded import command; command.{}()"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def spawn(name: str, state: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", CLI.format(name), "--state", str(state)],
+        [sys.executable, "-m", "ingest", name, "--state", str(state)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
