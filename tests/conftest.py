@@ -1,6 +1,7 @@
 """What do tests on real servers stand on? A pair of their own, a fresh database, fresh topics."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import shutil
@@ -71,17 +72,24 @@ def sweep() -> None:
             throw_away(state)
 
 
-@pytest.fixture
-async def fresh_database(servers: embedded.Addresses) -> AsyncIterator[str]:
-    """URL of an empty database that is this test's own."""
+@contextlib.asynccontextmanager
+async def lend_database(servers: embedded.Addresses, template: str) -> AsyncIterator[str]:
+    """Give the URL of a copy of this database, and drop it at the end of the block."""
     name = f"test_{secrets.token_hex(6)}"
     server = await asyncpg.connect(servers.database)
     try:
-        await server.execute(f"create database {name}")
+        await server.execute(f"create database {name} template {template}")
         yield database_url(servers, name)
         await server.execute(f"drop database {name} with (force)")
     finally:
         await server.close()
+
+
+@pytest.fixture
+async def fresh_database(servers: embedded.Addresses) -> AsyncIterator[str]:
+    """URL of an empty database that is this test's own."""
+    async with lend_database(servers, "template1") as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -103,14 +111,8 @@ def template(servers: embedded.Addresses) -> str:
 @pytest.fixture
 async def store_database(servers: embedded.Addresses, template: str) -> AsyncIterator[str]:
     """URL of a migrated database that is this test's own."""
-    name = f"test_{secrets.token_hex(6)}"
-    server = await asyncpg.connect(servers.database)
-    try:
-        await server.execute(f"create database {name} template {template}")
-        yield database_url(servers, name)
-        await server.execute(f"drop database {name} with (force)")
-    finally:
-        await server.close()
+    async with lend_database(servers, template) as url:
+        yield url
 
 
 def database_url(servers: embedded.Addresses, name: str) -> str:

@@ -14,6 +14,15 @@ class Algorithm(StrEnum):
     P256 = "ES256"
 
 
+COSE_ALGORITHMS = {  # by number: the polymorphic ones of RFC 9053, 2 and the fully specified ones of RFC 9864, 2
+    -8: Algorithm.ED25519,
+    -19: Algorithm.ED25519,
+    -7: Algorithm.P256,
+    -9: Algorithm.P256,
+}
+SIGNATURE_BYTES = 64  # of each of them: R‖S of Ed25519 (RFC 8032, 5.1.6) and r‖s of ES256 (RFC 9053, 2.1)
+
+
 class KeyState(StrEnum):
     """Where a key stands in its life."""
 

@@ -12,12 +12,11 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from ingest.core.device import COSE_ALGORITHMS, SIGNATURE_BYTES
 from ingest.core.message import Envelope, RawRecord, Refused
 from ingest.core.verdict import Refusal
 
 EXTERNAL_AAD = b"weighbridge/telemetry/v1"
-SIGNATURE_BYTES = 64  # R‖S of Ed25519 (RFC 8032, 5.1.6) and r‖s of ES256 (RFC 9053, 2.1)
-ALGS_OF_64_BYTES = frozenset((-7, -8, -9, -19))
 
 KID_BYTES_MAX = 32
 EPOCH_MAX = 2**32 - 1
@@ -98,7 +97,7 @@ def _envelope(record: RawRecord) -> Envelope:
     header = _header(value[protected_at:protected_end])
     claims = header["claims"]
     alg = header["alg"]
-    if end - signature_at != SIGNATURE_BYTES and alg in ALGS_OF_64_BYTES:
+    if end - signature_at != SIGNATURE_BYTES and alg in COSE_ALGORITHMS:
         _explain_signature(end - signature_at)
     return Envelope(
         record=record,

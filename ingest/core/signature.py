@@ -14,17 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from ingest.core.device import Algorithm, Key, KeyRing, KeyState, Sender
+from ingest.core.device import COSE_ALGORITHMS, SIGNATURE_BYTES, Algorithm, Key, KeyRing, KeyState, Sender
 from ingest.core.message import Envelope, Refused, Verified
 from ingest.core.verdict import Refusal
-
-ALGORITHMS = {  # COSE numbers: the polymorphic ones of RFC 9053, 2 and the fully specified ones of RFC 9864, 2
-    -8: Algorithm.ED25519,
-    -19: Algorithm.ED25519,
-    -7: Algorithm.P256,
-    -9: Algorithm.P256,
-}
-SIGNATURE_BYTES = 64
 
 
 class Job(msgspec.Struct, frozen=True, gc=False):
@@ -75,7 +67,7 @@ def _find(envelope: Envelope, ring: KeyRing) -> _Claimed | Refused:
     key = sender.keys.get(envelope.kid)
     if key is None:
         return _refuse_kid(envelope, ring)
-    if ALGORITHMS.get(envelope.alg) is not key.algorithm:
+    if COSE_ALGORITHMS.get(envelope.alg) is not key.algorithm:
         detail = f"alg is {envelope.alg}, but key {key.kid.hex()} is registered for {key.algorithm}"
         return Refused(envelope, Refusal.ALGORITHM_MISMATCH, detail)
     return _refuse_state(envelope, key) or _Claimed(envelope, sender, key)

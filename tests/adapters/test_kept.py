@@ -22,6 +22,7 @@ from ingest.core.verdict import Refusal
 from ingest.ports import TroubleError
 from ingest.worker import Worker
 from tests.core.court import EPOCH, NOW_MS, Say, examined
+from tests.simulation.corridor import Listener
 
 pytestmark = pytest.mark.real
 
@@ -86,31 +87,21 @@ async def test_offsets_that_the_log_holds_no_record_for_are_written_down(store_d
     ]
 
 
-class UntilOffset:
+class UntilOffset(Listener):
     """An observer that stops the worker once it has come so far."""
 
     def __init__(self, end: int) -> None:
+        super().__init__()
         self.end = end
         self.stopping = asyncio.Event()
 
-    def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:  # noqa: ARG002 (the observer's shape)
+    def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:
+        super().batch(outcome, seconds, waiting)
         if outcome.span.to_offset >= self.end:
             self.stopping.set()
 
     def trouble(self, error: TroubleError) -> None:
         raise AssertionError("there is no trouble here") from error
-
-    def begun(self, partition: int) -> None:
-        pass
-
-    def taken(self, partition: int) -> None:
-        pass
-
-    def idle(self, partition: int) -> None:
-        pass
-
-    def left(self, partition: int) -> None:
-        pass
 
 
 async def test_every_record_of_the_log_gets_its_verdict_whatever_it_holds(store_database: str) -> None:
