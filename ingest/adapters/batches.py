@@ -8,17 +8,14 @@ import struct
 from collections.abc import Callable, Iterator
 
 import msgspec
-from aiokafka import AIOKafkaClient, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.codec import gzip_decode, lz4_decode, snappy_decode, zstd_decode
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, OffsetOutOfRangeError, for_code
-from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.util import calc_crc32c
 
 from ingest.core.message import RawRecord
 from ingest.ports import TroubleError
 
 LOG_APPEND_TIME = 1
-READ_UNCOMMITTED = 0
 TRACEPARENT_CHARS_MAX = 64
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
@@ -72,32 +69,6 @@ def read(data: bytes, at: TopicPartition, offset: int, records_max: int) -> Stre
                 records.append(record)
         offset = max(offset, batch.next_offset)
     return Stretch(records, offset, offset)
-
-
-async def fetch(kafka: str, at: TopicPartition, offset: int, bytes_max: int) -> bytes:
-    """Ask the broker, over a connection of its own, for the batches from this offset on.
-
-    Raises OffsetOutOfRangeError, and TroubleError for anything else.
-    """
-    client = AIOKafkaClient(bootstrap_servers=kafka)
-    wanted = [(at.topic, [(at.partition, offset, bytes_max)])]
-    try:
-        await client.bootstrap()
-        await client.set_topics([at.topic])
-        leader = client.cluster.leader_for_partition(at)
-        if leader is None or leader < 0:
-            raise LeaderNotAvailableError(at)
-        answer = await client.send(leader, FetchRequest(0, 1, bytes_max, READ_UNCOMMITTED, wanted))
-        ((_, ((_, code, *_, data),)),) = answer.topics
-        if code:
-            raise for_code(code)(at)
-    except OffsetOutOfRangeError:
-        raise
-    except KafkaError as error:
-        raise TroubleError(f"fetching {at} for ourselves: {type(error).__name__}: {error}") from error
-    finally:
-        await client.close()
-    return bytes(data)
 
 
 def _batches(data: bytes, at: TopicPartition) -> Iterator[_Batch]:

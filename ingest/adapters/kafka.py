@@ -21,10 +21,10 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
-from ingest.adapters import batches
+from ingest.adapters import batches, brokers, continuity
 from ingest.config import Settings
 from ingest.core.message import RawRecord
-from ingest.ports import TroubleError
+from ingest.ports import Mark, TroubleError
 
 ADVISE_EVERY_S = 5.0
 FETCH_WAIT_MS_MAX = 100  # a seek, or another partition's records, wait for the fetch that is out: shorter than a read
@@ -60,6 +60,12 @@ class KafkaLog:
         except IllegalStateError as error:
             raise TroubleError(f"partition {partition} is not assigned to this worker any more") from error
 
+    async def confirm(self, partition: int, mark: Mark) -> str:
+        """See ingest.ports.Log. The brokers are asked, apart from the consumer."""
+        found = await continuity.compare(self._settings.kafka, self._at(partition), mark)
+        self._markers.pop(partition, None)  # they may have been those of another log
+        return found.log_id
+
     async def read(self, partition: int, offset: int) -> Sequence[RawRecord]:
         """See ingest.ports.Log. A hole at the start is believed when two readings agree about it."""
         records = await self._gather(partition, offset)
@@ -76,10 +82,13 @@ class KafkaLog:
         self._markers[partition] = records[-1].offset + 1 if records else offset, position
         return records
 
-    def done(self, partition: int, next_offset: int) -> int:
+    def done(self, partition: int, next_offset: int) -> None:
         """See ingest.ports.Log."""
+        self._done[self._at(partition)] = next_offset
+
+    def waiting(self, partition: int, next_offset: int) -> int:
+        """See ingest.ports.Log. Markers do not wait."""
         at = self._at(partition)
-        self._done[at] = next_offset
         start, end = self._markers.get(partition, (0, 0))
         read_to = max(next_offset, end) if next_offset == start else next_offset
         log_end = self._consumer.highwater(at) if at in self._consumer.assignment() else None
@@ -126,19 +135,12 @@ class KafkaLog:
     async def _begin_late(self, partition: int, offset: int) -> int:
         """Begin where the log does if nothing was read yet; what is gone shows as a hole, and is noted as skipped.
 
-        Returns where that is.
+        Returns where that is, or the offset itself if the log holds it: then it was the consumer that had gone astray.
         """
         at = self._at(partition)
-        if offset > 0:
-            raise TroubleError(
-                f"partition {partition}: offset {offset} is not in the log: either records are gone that were never "
-                "judged, or this is another log than the one that was read so far; a person must decide where to go on"
-            )
-        try:
-            beginnings = await self._consumer.beginning_offsets([at])
-        except KafkaError as error:
-            raise TroubleError(f"asking where partition {partition} begins: {error}") from error
-        beginning: int = beginnings[at]
+        bounds = await continuity.bounds_of(self._settings.kafka, at)
+        continuity.check(at, offset, bounds)
+        beginning = max(offset, bounds.first)
         self.seek(partition, beginning)
         return beginning
 
@@ -181,10 +183,10 @@ class KafkaLog:
         at = self._at(partition)
         bytes_max = self._settings.batch_bytes_max // 2
         try:
-            data = await batches.fetch(self._settings.kafka, at, offset, bytes_max)
+            data = await brokers.fetch(self._settings.kafka, at, offset, bytes_max)
         except OffsetOutOfRangeError:
             offset = await self._begin_late(partition, offset)
-            data = await batches.fetch(self._settings.kafka, at, offset, bytes_max)
+            data = await brokers.fetch(self._settings.kafka, at, offset, bytes_max)
         stretch = batches.read(data, at, offset, records_max)
         self._anew[partition] = stretch.batch_end
         self.seek(partition, stretch.next_offset)

@@ -1,74 +1,26 @@
 """What the log that the worker reads does when its client library goes astray, in this process: on real Kafka."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from deploy import embedded
-from ingest.adapters import batches, kafka
-from ingest.adapters.kafka import KafkaLog, open_log
+from ingest.adapters import batches, brokers, kafka
 from ingest.config import Settings
-from ingest.core.message import RawRecord
-from ingest.ports import TroubleError
+from tests.adapters.member import READS_MAX, joined, read_some, send, settings_for, transact
 from tests.conftest import FreshTopic
 from tests.whole.batch import append, batch, record
 
 pytestmark = pytest.mark.real
 
-READS_MAX = 50
 VALUES = [b"0", b"1", b"2"]
 
 
 @pytest.fixture
 async def settings(servers: embedded.Addresses, fresh_topic: FreshTopic) -> Settings:
-    topic = await fresh_topic()
-    return Settings(kafka=servers.kafka, topic=topic, group=topic, batch_wait_ms=100)
-
-
-@contextlib.asynccontextmanager
-async def joined(settings: Settings) -> AsyncIterator[KafkaLog]:
-    """Open the log, and wait for its only partition."""
-    ours = asyncio.Event()
-
-    async def assigned(_: frozenset[int]) -> None:
-        ours.set()
-
-    async def revoked(_: frozenset[int]) -> None:
-        pass
-
-    def failed(error: Exception) -> None:
-        raise error
-
-    async with open_log(settings) as log:
-        log.join(assigned, revoked, failed)
-        await asyncio.wait_for(ours.wait(), 30)
-        yield log
-
-
-async def send(settings: Settings, values: list[bytes], codec: str | None = None) -> None:
-    async with AIOKafkaProducer(bootstrap_servers=settings.kafka, compression_type=codec, linger_ms=20) as producer:
-        for sent in [await producer.send(settings.topic, value, partition=0) for value in values]:
-            await sent
-
-
-async def transact(settings: Settings, values: list[bytes], codec: str | None = None) -> None:
-    """Send in a transaction: behind the values comes its marker."""
-    named = {"transactional_id": settings.topic, "compression_type": codec}
-    async with AIOKafkaProducer(bootstrap_servers=settings.kafka, **named) as producer, producer.transaction():
-        for value in values:
-            await producer.send(settings.topic, value, partition=0)
-
-
-async def read_some(log: KafkaLog, offset: int) -> list[RawRecord]:
-    """Read until something comes, but not for ever."""
-    for _ in range(READS_MAX):
-        if records := await log.read(0, offset):
-            return list(records)
-    raise AssertionError("nothing came")
+    return settings_for(servers.kafka, await fresh_topic())
 
 
 async def test_a_position_that_strayed_to_the_end_comes_back(settings: Settings) -> None:
@@ -96,7 +48,7 @@ async def test_a_log_that_ends_in_a_marker_has_no_lag_and_is_left_alone(
         for _ in range(10):
             assert await log.read(0, 3) == []
         assert sought == [3]  # once, to see whether the position had only strayed
-        assert log.done(0, 3) == 0
+        assert log.waiting(0, 3) == 0
         await transact(settings, VALUES)
         assert [record.offset for record in await read_some(log, 3)] == [4, 5, 6]
 
@@ -115,7 +67,7 @@ async def test_a_record_that_claims_the_place_of_others_gets_poison_in_its_own(
     limited = msgspec.structs.replace(settings, batch_records_max=records_max)
     async with joined(limited) as log:
         log.seek(0, 0)
-        records: list[RawRecord] = []
+        records = await read_some(log, 0)
         while len(records) < 19:
             records += await read_some(log, len(records))
     assert [one.offset for one in records] == list(range(19))
@@ -124,7 +76,9 @@ async def test_a_record_that_claims_the_place_of_others_gets_poison_in_its_own(
     assert [one.value for one in records[16:]] == [b"after"] * 3
 
 
-async def test_a_position_outside_the_log_is_trouble_also_while_a_batch_is_gathered(settings: Settings) -> None:
+async def test_a_position_that_strayed_out_of_the_log_comes_back_also_while_a_batch_is_gathered(
+    settings: Settings,
+) -> None:
     await send(settings, VALUES)
     patient = Settings(kafka=settings.kafka, topic=settings.topic, group=settings.group, batch_wait_ms=5_000)
     async with joined(patient) as log:
@@ -135,8 +89,16 @@ async def test_a_position_outside_the_log_is_trouble_also_while_a_batch_is_gathe
                 break
             await asyncio.sleep(0.05)
         log.seek(0, 1_000)
-        with pytest.raises(TroubleError, match="offset 3 is not in the log"):
-            await reading
+        assert [record.value for record in await reading] == VALUES
+        await send(settings, [b"3"])
+        assert [record.value for record in await read_some(log, 3)] == [b"3"]
+
+
+async def test_who_joins_a_group_without_offsets_reads_from_where_it_is_told(settings: Settings) -> None:
+    """Also when its seek came before the group's answer, which knows of no offset."""
+    await send(settings, VALUES)
+    async with joined(settings) as log:
+        assert [record.value for record in await read_some(log, 1)] == VALUES[1:]
 
 
 async def test_advice_to_the_group_survives_whatever_befalls_it(
@@ -170,6 +132,6 @@ async def test_what_we_read_ourselves_is_what_the_library_reads(settings: Settin
         consumer.assign([at])
         consumer.seek(at, 0)
         theirs = [batches.taken(await consumer.getone()) for _ in range(8)]
-    data = await batches.fetch(settings.kafka, at, 0, 2**20)
+    data = await brokers.fetch(settings.kafka, at, 0, 2**20)
     assert batches.read(data, at, 0, 100) == batches.Stretch(theirs, 9, 9)  # behind the marker
     assert batches.read(data, at, 2, 4) == batches.Stretch(theirs[2:6], 6, 8)
