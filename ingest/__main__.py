@@ -33,13 +33,14 @@ from ingest.build import identify
 from ingest.config import Settings, SettingsError, read_file
 from ingest.core.examine import Examiner
 from ingest.core.payload import load
-from ingest.core.signature import Portable
+from ingest.core.signature import Engine, Portable
 from ingest.journal import open_journal
 from ingest.metrics import Metrics
 from ingest.ports import TroubleError
 from ingest.process import Partitions, before, listening, notice_orphaned, until_told
 from ingest.supervisor import supervise
-from ingest.worker import Worker
+from ingest.trial import find_killers
+from ingest.worker import Limits, Worker
 from loadtest.chaos.command import chaos
 from loadtest.check import check
 from loadtest.demo import demo
@@ -123,23 +124,24 @@ def worker(config: Path | None, processes: int, index: int, parent: int | None) 
     settings = settings_of(config, "kafka", "database")
     open_journal(settings.log_level)
     if processes == 1:
-        return run(consume(settings, index, parent))
+        return run(consume(settings, index, parent, Portable()))
     named = [] if config is None else ["--config", str(config)]
     named += ["--parent", str(os.getpid())]
     commands = [["-m", "ingest", "worker", "--index", str(i), *named] for i in range(processes)]
     return run(supervise(commands, settings.drain_s_max))
 
 
-async def consume(settings: Settings, index: int, parent: int | None) -> int:
+async def consume(settings: Settings, index: int, parent: int | None, engine: Engine) -> int:
     """Be one worker process: put the parts together, join the group, drain when told."""
-    catalogue, engine, build = load(schemas.read_telemetry()), Portable(), identify()
+    catalogue, build = load(schemas.read_telemetry()), identify()
     metrics, partitions = Metrics(build, engine.name), Partitions(settings.drain_s_max)
     provenance = Provenance(build, engine.name, settings.policy, tuple(k.schema for k in catalogue.known.values()))
     store, examiner = PostgresStore(settings.database, provenance), Examiner(settings.policy, catalogue, engine)
 
     async def assigned(numbers: frozenset[int]) -> None:
         assert log is not None, "who has not joined the group is assigned nothing"
-        worker = Worker(settings.topic, log, store, examiner, metrics, settings.batch_samples_max)
+        limits = Limits(settings.batch_records_max, settings.batch_samples_max)
+        worker = Worker(settings.topic, log, store, examiner, find_killers, metrics, limits)
         partitions.begin(worker, numbers)
 
     def find_faults() -> list[str]:

@@ -106,6 +106,9 @@ RULES: dict[str, Rule] = {
     "policy.ledger_ranges_max": Whole(1, 1_024),
     "policy.samples_max": Whole(1, 32_767),  # a smallint numbers them
     "policy.refused_bytes_max": Whole(0, 2**20),
+    "policy.refused_bytes_per_s_max": Whole(0, 2**30),
+    "policy.refused_burst_bytes_max": Whole(0, 2**40),
+    "policy.held_bytes_max": Whole(0, 2**40),
 }
 REQUIRED = ("kafka", "database")  # by whoever needs both
 

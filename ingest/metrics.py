@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from ingest.core.outcome import Outcome
 from ingest.core.verdict import Hold, Refusal, Verdict
-from ingest.ports import FencedError, TroubleError
+from ingest.ports import BrokenLogError, FencedError, TroubleError
 
 RECORDS = (1, 10, 50, 100, 250, 500, 1_000, 2_000, 4_000, 8_000, 16_000)
 STUCK_S_MAX = 180.0  # without progress: a few attempts of which each may take a minute, and their back-off
@@ -38,6 +38,9 @@ class Metrics:
         self._seconds = Histogram("weighbridge_batch_seconds", "Reading to commit", buckets=SECONDS, registry=r)
         self._lag = Gauge("weighbridge_lag_records", "Records that wait in the log", ("partition",), registry=r)
         self._retries = Counter("weighbridge_retries", "Attempts that came to nothing", ("what",), registry=r)
+        self._halted = Gauge(
+            "weighbridge_halted", "1: the log is broken, a person must decide", ("partition",), registry=r
+        )
         self._age = Gauge("weighbridge_progress_age_seconds", "Since its last progress", ("partition",), registry=r)
         self._clock = clock
         self._progress: dict[int, float] = {}  # when each partition of ours came on last
@@ -60,9 +63,11 @@ class Metrics:
         self._lag.labels(span.partition).set(waiting)
         self._progress[span.partition] = self._clock()
 
-    def trouble(self, error: TroubleError) -> None:
+    def trouble(self, partition: int, error: TroubleError) -> None:
         """Count an attempt that came to nothing: somebody else took the partition over, or the world is bad."""
-        self._retries.labels("fenced" if isinstance(error, FencedError) else "trouble").inc()
+        self._retries.labels(_what(error)).inc()
+        if isinstance(error, BrokenLogError):
+            self._halted.labels(partition).set(1)
 
     def begun(self, partition: int) -> None:
         """Watch a partition that is ours; its lag is known with its first batch."""
@@ -70,18 +75,21 @@ class Metrics:
         self._age.labels(partition).set_function(lambda: self._clock() - self._progress[partition])
 
     def taken(self, partition: int) -> None:
-        """Count a partition taken over."""
+        """Count a partition taken over, and its log confirmed."""
         self._taken.add(partition)
+        self._halted.labels(partition).set(0)
         self._takeovers.labels(partition).inc()
 
-    def idle(self, partition: int) -> None:
-        """Count a read that found nothing as progress: a log may end in what counts as waiting and is never read."""
-        self._progress[partition] = self._clock()
+    def idle(self, partition: int, waiting: int) -> None:
+        """Count a read that found nothing as progress, unless something waits."""
+        self._lag.labels(partition).set(waiting)
+        if not waiting:
+            self._progress[partition] = self._clock()
 
     def left(self, partition: int) -> None:
         """Forget a partition given up: its lag is told by whoever has it now."""
-        self._age.remove(partition)
-        self._lag.remove(partition)
+        for gauge in (self._age, self._lag, self._halted):
+            gauge.remove(partition)
         self._taken.discard(partition)
         del self._progress[partition]
 
@@ -104,5 +112,15 @@ class Metrics:
         for verdict, reasons in REASONS.items():
             for reason in reasons:
                 self._messages.labels(verdict, reason)
-        for what in ("fenced", "trouble"):
+        for what in ("fenced", "halted", "trouble"):
             self._retries.labels(what)
+
+
+def _what(error: TroubleError) -> str:
+    match error:
+        case FencedError():
+            return "fenced"
+        case BrokenLogError():
+            return "halted"
+        case _:
+            return "trouble"

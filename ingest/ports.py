@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+import msgspec
+
 from ingest.core.device import Device, KeyRing
 from ingest.core.judge import Priors, Suspect
 from ingest.core.message import Envelope, Examined, RawRecord, Refused
-from ingest.core.outcome import Outcome
+from ingest.core.outcome import Allowance, Outcome
 
 
 class TroubleError(Exception):
@@ -18,20 +20,45 @@ class FencedError(TroubleError):
     """Another worker has taken the partition over: what this one was about to commit is not ours to say any more."""
 
 
+class UnkeepableError(TroubleError):
+    """The store refuses rows of this batch for what is in them, and will refuse them again."""
+
+
+class BrokenLogError(TroubleError):
+    """Records are gone that were never judged, or this is another log than was read so far: a person must decide."""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """What is known of a partition's log at the place where the next batch begins."""
+
+    next_offset: int
+    log_id: str | None  # which log it was, as the broker names it; None before the first take-over
+    record_hash: bytes | None  # ingest.core.outcome.hash_of the record before next_offset; None when none was judged
+
+
 class Log(Protocol):
     """The partitions of a topic that are assigned to this worker."""
 
     def seek(self, partition: int, offset: int) -> None:
         """Read on from this offset. Raises TroubleError when the partition is not (or no longer) ours."""
 
+    async def confirm(self, partition: int, mark: Mark) -> str:
+        """Compare the log with what was read of it so far; returns its id.
+
+        Raises BrokenLogError when it is another one, or has lost what was not judged yet; TroubleError if nobody knows.
+        """
+
     async def read(self, partition: int, offset: int) -> Sequence[RawRecord]:
         """Wait for records at or after `offset` and gather a batch within the limits; empty when none came in time.
 
-        Raises TroubleError when the broker fails or its log is not the one that we knew.
+        Raises TroubleError when the broker fails, BrokenLogError when its log is not the one that we knew.
         """
 
-    def done(self, partition: int, next_offset: int) -> int:
-        """Note what was committed, for the tools that watch the group; returns how many records are still waiting."""
+    def done(self, partition: int, next_offset: int) -> None:
+        """Note what was committed, for the tools that watch the group."""
+
+    def waiting(self, partition: int, next_offset: int) -> int:
+        """Say how many records wait behind this offset, as far as it is known."""
 
 
 class Transaction(Protocol):
@@ -56,6 +83,27 @@ class Lease(Protocol):
     @property
     def next_offset(self) -> int:
         """Where the next batch begins."""
+
+    @property
+    def mark(self) -> Mark:
+        """By what the log can be known again."""
+
+    @property
+    def attempts(self) -> int:
+        """How many owners died since the last commit, this one included: 1 if all is well."""
+
+    @property
+    def allowance(self) -> Allowance:
+        """How many bytes of what is refused may still be kept."""
+
+    async def confirmed(self, log_id: str) -> None:
+        """Note that the log is the one that it should be."""
+
+    async def halted(self, why: str) -> None:
+        """Note that this partition's log is broken, and waits for a person."""
+
+    async def release(self) -> None:
+        """Note that this owner has given the partition up alive."""
 
     async def key_ring(self, messages: Iterable[Envelope | Refused]) -> KeyRing:
         """Read, without locks, the keys of the devices that these messages name."""

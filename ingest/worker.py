@@ -7,24 +7,27 @@ Trouble of the world is never a verdict: nothing was committed, so the partition
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
 import structlog
 
 from ingest.core.device import KeyRing
+from ingest.core.evidence import allot
 from ingest.core.examine import Examiner
 from ingest.core.judge import KeysMovedError, judge, suspects
 from ingest.core.message import Envelope, Examined, Reading, Refused
 from ingest.core.outcome import Outcome, span_of
-from ingest.core.verdict import Verdict
-from ingest.ports import FencedError, Lease, Log, Store, TroubleError
+from ingest.core.verdict import Refusal, Verdict
+from ingest.pace import Pace
+from ingest.ports import BrokenLogError, FencedError, Lease, Log, Store, TroubleError
 
 STEP_MESSAGES_MAX = 256  # examined between two turns of the event loop: 25 ms at the portable engine's pace,
 STEP_BYTES_MAX = 2**16  # unless they are large: one more message may be as dear as its bytes allow
 ROUNDS_MAX = 10  # of one batch whose senders' keys move while it is examined
-BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 5.0
+
+Trial = Callable[[Examiner, Sequence[Envelope | Refused], KeyRing], Awaitable[Collection[int]]]
 
 
 class Observer(Protocol):
@@ -34,80 +37,103 @@ class Observer(Protocol):
         """Take note of a partition that is ours from now on, whatever comes of it."""
 
     def taken(self, partition: int) -> None:
-        """Take note of a partition taken over: at first, and again after each trouble."""
+        """Take note of a partition taken over, its log confirmed: at first, and again after each trouble."""
 
-    def idle(self, partition: int) -> None:
-        """Take note of a read that found nothing."""
+    def idle(self, partition: int, waiting: int) -> None:
+        """Take note of a read that found nothing, though so many records may be waiting."""
 
     def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:
         """Take note of a committed batch, the time it took, and how many records wait behind it."""
 
-    def trouble(self, error: TroubleError) -> None:
+    def trouble(self, partition: int, error: TroubleError) -> None:
         """Take note of an attempt that came to nothing."""
 
     def left(self, partition: int) -> None:
         """Take note of a partition that is not ours any more."""
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """How much one batch may hold; that it holds no more bytes than it may is the log's affair."""
+
+    records_max: int = 8_000
+    samples_max: int = 50_000  # neither records nor bytes bound these: 8 KiB may hold a thousand
+
+
 class Worker(msgspec.Struct, frozen=True):
-    """What the loops share: the log, the store, the examiner and who is told."""
+    """What the loops share: the log, the store, the examiner, the means to try what kills, and who is told."""
 
     topic: str
     log: Log
     store: Store
     examiner: Examiner
+    find_killers: Trial
     observer: Observer
-    batch_samples_max: int = 50_000  # neither records nor bytes bound these: 8 KiB may hold a thousand
+    limits: Limits = Limits()
 
     async def tend(self, partition: int, stopping: asyncio.Event) -> None:
         """Own one partition until told to stop; through any trouble, with a bounded back-off and jitter."""
         self.observer.begun(partition)
         try:
-            await self._tend(partition, stopping)
+            await self._tend(Pace(partition, self.limits.records_max), stopping)
         finally:
             self.observer.left(partition)
 
-    async def _tend(self, partition: int, stopping: asyncio.Event) -> None:
-        backoff_s = BACKOFF_S_MIN
+    async def _tend(self, pace: Pace, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             try:
-                async with self.store.take_over(self.topic, partition) as lease:
-                    self.log.seek(partition, lease.next_offset)
-                    self.observer.taken(partition)
-                    while not stopping.is_set():
-                        if await self._turn(lease, partition, stopping):
-                            backoff_s = BACKOFF_S_MIN  # not before: what always fails is tried less and less often
+                async with self.store.take_over(self.topic, pace.partition) as lease:
+                    await self._own(lease, pace, stopping)
             except TroubleError as error:
-                self.observer.trouble(error)
-                _report(partition, error, backoff_s)
+                self.observer.trouble(pace.partition, error)
+                backoff_s = pace.failed(error)
+                _report(pace.partition, error, backoff_s)
                 await _pause(stopping, backoff_s * random.uniform(0.5, 1.5))  # noqa: S311 (spreads the retries; no secret)
-                backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
 
-    async def _turn(self, lease: Lease, partition: int, stopping: asyncio.Event) -> bool:
-        """Take through what the log gives, in as many parts as its samples need; returns whether it gave anything."""
-        messages = self.examiner.read(await self.log.read(partition, lease.next_offset))
+    async def _own(self, lease: Lease, pace: Pace, stopping: asyncio.Event) -> None:
+        """Take batch after batch, as long as the log is the one that it was."""
+        try:
+            await lease.confirmed(await self.log.confirm(pace.partition, lease.mark))
+            self.log.seek(pace.partition, lease.next_offset)
+            self.observer.taken(pace.partition)
+            pace.begin(lease)
+            while not stopping.is_set():
+                await self._turn(lease, pace, stopping)
+        except BrokenLogError as error:
+            await lease.halted(str(error))
+            raise
+        await lease.release()
+
+    async def _turn(self, lease: Lease, pace: Pace, stopping: asyncio.Event) -> None:
+        """Take through what the log gives, in as many parts as its samples and the pace need."""
+        messages = self.examiner.read(await self.log.read(pace.partition, lease.next_offset))
         if not messages:
-            self.observer.idle(partition)
+            self.observer.idle(pace.partition, self.log.waiting(pace.partition, lease.next_offset))
+            pace.idle()
         at = 0
         while at < len(messages) and not stopping.is_set():
             started = time.monotonic()
-            outcome = await self._weigh(lease, messages[at:])
+            outcome = await self._weigh(lease, pace, pace.take(messages[at:]))
             at += outcome.consumed
-            waiting = self.log.done(partition, outcome.span.to_offset)
+            pace.committed()
+            self.log.done(pace.partition, outcome.span.to_offset)
+            waiting = self.log.waiting(pace.partition, outcome.span.to_offset)
             self.observer.batch(outcome, time.monotonic() - started, waiting)
             _report_batch(outcome, time.monotonic() - started, waiting)
-        return bool(messages)
 
-    async def _weigh(self, lease: Lease, messages: Sequence[Envelope | Refused]) -> Outcome:
+    async def _weigh(self, lease: Lease, pace: Pace, messages: Sequence[Envelope | Refused]) -> Outcome:
         """Walk the corridor once; a key that changes between the reading and the lock sends the batch round again."""
         for _ in range(ROUNDS_MAX):
-            examined = await self._examine(messages, await lease.key_ring(messages))
+            ring = await lease.key_ring(messages)
+            if pace.careful(lease.next_offset):
+                messages = _without(messages, await self.find_killers(self.examiner, messages, ring))
+            examined = await self._examine(messages, ring)
             span = span_of([message.record for message in messages[: len(examined)]], lease.next_offset)
             try:
                 async with lease.transaction() as transaction:
                     devices = await transaction.recall(examined)
                     priors = await transaction.priors(suspects(examined, devices))
                     outcome = judge(examined, devices, priors, self.examiner.policy, span)
+                    outcome = allot(outcome, lease.allowance, self.examiner.policy)
                     await transaction.commit(outcome)
             except KeysMovedError:
                 continue
@@ -125,9 +151,19 @@ class Worker(msgspec.Struct, frozen=True):
             examined += (done := self.examiner.examine(step, ring))
             samples += sum(len(message.samples) for message in done if isinstance(message, Reading))
             await asyncio.sleep(0)
-            if samples >= self.batch_samples_max:
+            if samples >= self.limits.samples_max:
                 break
         return examined
+
+
+def _without(messages: Sequence[Envelope | Refused], killers: Collection[int]) -> list[Envelope | Refused]:
+    """Refuse those messages, by their index, that ended a process which examined them."""
+    return [
+        Refused(message.record, Refusal.POISON, "it ended the process that examined it")
+        if index in killers
+        else message
+        for index, message in enumerate(messages)
+    ]
 
 
 def _steps(messages: Sequence[Envelope | Refused]) -> Iterator[Sequence[Envelope | Refused]]:
@@ -150,8 +186,12 @@ def _report_batch(outcome: Outcome, seconds: float, waiting: int) -> None:
 
 def _report(partition: int, error: TroubleError, backoff_s: float) -> None:
     log = structlog.get_logger()
-    event = "fenced" if isinstance(error, FencedError) else "trouble"
-    log.warning(event, partition=partition, error=str(error), retry_in_s=round(backoff_s, 2))
+    tell, event = log.warning, "trouble"
+    if isinstance(error, BrokenLogError):
+        tell, event = log.error, "halted"
+    elif isinstance(error, FencedError):
+        event = "fenced"
+    tell(event, partition=partition, error=str(error), retry_in_s=round(backoff_s, 2))
 
 
 async def _pause(stopping: asyncio.Event, seconds: float) -> None:

@@ -79,6 +79,7 @@ class Device(msgspec.Struct, frozen=True, gc=False):
     held: int  # messages of this device that wait in the held lane
     boots: tuple[bytes, ...]  # boots that had a message accepted, newest last, at most BOOTS_MAX
     ledgers: dict[int, Ledger]  # by epoch: the numbers accepted
+    held_bytes: int = 0  # of the messages that wait, as many as are kept
 
 
 BOOTS_MAX = 8

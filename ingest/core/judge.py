@@ -94,8 +94,8 @@ class _Bench:
         match judged:
             case Accepted(reading=reading):
                 self._accept(reading.verified, device)
-            case Held(reason=reason):
-                self._hold(message.verified, device, reason)
+            case Held():
+                return self._hold(judged, device)
             case Duplicate() | Refused():
                 pass
             case _:
@@ -168,9 +168,15 @@ class _Bench:
         self._devices[device.device_no] = msgspec.structs.replace(device, ledgers=ledgers, boots=boots)
         self._remember(verified, owner=True)
 
-    def _hold(self, verified: Verified, device: Device, reason: Hold) -> None:
-        self._devices[device.device_no] = msgspec.structs.replace(device, held=device.held + 1)
-        self._remember(verified, owner=owns_its_number(reason))
+    def _hold(self, held: Held, device: Device) -> Held:
+        """Remember it; its bytes are kept as long as its device has not filled its share of the lane."""
+        size = len(held.verified.record.value)
+        whole = device.held_bytes + size <= self._policy.held_bytes_max
+        held_bytes = device.held_bytes + size if whole else device.held_bytes
+        row = msgspec.structs.replace(device, held=device.held + 1, held_bytes=held_bytes)
+        self._devices[device.device_no] = row
+        self._remember(held.verified, owner=owns_its_number(held.reason))
+        return msgspec.structs.replace(held, whole=whole)
 
     def _remember(self, verified: Verified, *, owner: bool) -> None:
         self._contents.add((number(verified), verified.digest))

@@ -1,5 +1,6 @@
 """What does a batch change, all told? Verdicts, device rows and the next offset, to be committed together."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import assert_never
@@ -30,10 +31,11 @@ class Duplicate(msgspec.Struct, frozen=True, gc=False):
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):
-    """Authentic, but waits for a person or a schema: kept whole."""
+    """Authentic, but waits for a person or a schema."""
 
     message: Reading | Unreadable
     reason: Hold
+    whole: bool = True  # its bytes are kept; not so when its device has too many waiting already
 
     @property
     def verified(self) -> Verified:
@@ -52,6 +54,14 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     from_offset: int
     to_offset: int
     skipped: tuple[tuple[int, int], ...] = ()  # half-open ranges without a record (transaction markers, compaction)
+    record_hash: bytes = b""  # of its last record, by which the log is known again
+
+
+class Allowance(msgspec.Struct, frozen=True, gc=False):
+    """How many bytes of what is refused may still be kept in a partition, as of a moment of the broker's clock."""
+
+    bytes_left: int = 0
+    at_ms: int = 0  # since 1970 UTC: long ago, so a new one is full
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -64,6 +74,8 @@ class Outcome(msgspec.Struct, frozen=True):
     refused: list[Refused]
     devices: list[Device]  # the rows that change, by device_no
     counts: Mapping[tuple[Verdict, str], int]  # by verdict and reason ("" where there is none)
+    allowance: Allowance = Allowance()  # what the next batch may keep
+    shown: Mapping[int, int] = {}  # by offset: how many bytes of a refused message or a duplicate are kept
 
     @property
     def consumed(self) -> int:
@@ -96,8 +108,13 @@ def span_of(records: Sequence[RawRecord], next_offset: int) -> Span:
         if record.offset > expected:
             skipped.append((expected, record.offset))
         expected = record.offset + 1
-    first = records[0]
-    return Span(first.topic, first.partition, next_offset, expected, tuple(skipped))
+    last = records[-1]
+    return Span(last.topic, last.partition, next_offset, expected, tuple(skipped), hash_of(last))
+
+
+def hash_of(record: RawRecord) -> bytes:
+    """SHA-256 of what the broker keeps of a record: by it a log is known again that was cut off or replaced."""
+    return hashlib.sha256(record.received_at_ms.to_bytes(8, "big", signed=True) + record.value).digest()
 
 
 def verdict_of(judged: Judged) -> tuple[Verdict, str]:

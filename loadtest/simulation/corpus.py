@@ -17,11 +17,11 @@ from device_sim.identity import Fleet, Identity
 from device_sim.trouble import Trouble
 from device_sim.vehicle import Send
 from device_sim.wire import CLAIM_DEVICE, CLAIM_EPOCH, CLAIM_SEQ, LABEL_CLAIMS
-from ingest.adapters.memory import MemoryStore
+from ingest.adapters.memory.store import MemoryStore
 from ingest.adapters.postgres.registry import Entry, read_lines
-from ingest.core.device import Device, Key, KeyState, Sender, Standing
+from ingest.core.device import Device, Key, KeyRing, KeyState, Sender, Standing
 from ingest.core.examine import Examiner
-from ingest.core.message import RawRecord
+from ingest.core.message import Envelope, RawRecord, Refused
 from ingest.core.payload import load
 from ingest.core.policy import Policy
 from ingest.core.signature import Engine, Job, Portable
@@ -54,6 +54,11 @@ class Traffic(msgspec.Struct):
     def size(self) -> int:
         """How many records the log has."""
         return len(self.deserved)
+
+
+async def kill_nobody(_examiner: Examiner, _messages: Sequence[Envelope | Refused], _ring: KeyRing) -> frozenset[int]:
+    """Try messages that end no process. See ingest.worker.Trial."""
+    return frozenset()
 
 
 def traffic(seed: int, count: int, vehicles: int = 150, mix: str = "everything") -> Traffic:

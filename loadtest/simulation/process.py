@@ -9,13 +9,15 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from ingest.adapters.memory import STATEMENT_S_MAX, Call, Connection, MemoryLog, MemoryStore
+from ingest.adapters.memory.log import MemoryLog
+from ingest.adapters.memory.store import MemoryStore
+from ingest.adapters.memory.wire import STATEMENT_S_MAX, Call, Connection
 from ingest.core.examine import Examiner
 from ingest.core.outcome import Outcome
 from ingest.ports import FencedError, TroubleError
 from ingest.process import Partitions
 from ingest.worker import Worker
-from loadtest.simulation.corpus import TOPIC
+from loadtest.simulation.corpus import TOPIC, kill_nobody
 from loadtest.simulation.corpus import Partitions as Records
 from loadtest.simulation.storm import Chronicle, Fault, Plan
 
@@ -138,7 +140,7 @@ class Process:
         self.cable = cable
         self.log = MemoryLog(records, batch_max, cable, POLL_S)
         self.partitions = Partitions(DRAIN_S_MAX)
-        self._worker = Worker(TOPIC, self.log, store.through(cable), examiner, self)
+        self._worker = Worker(TOPIC, self.log, store.through(cable), examiner, kill_nobody, self)
         self._news: asyncio.Queue[tuple[Sequence[int], Callable[[], None] | None]] = asyncio.Queue()
         self.hearing = asyncio.ensure_future(self._hear())
         self.troubles = self.fenced = self.batches_done = 0
@@ -174,7 +176,7 @@ class Process:
         """See ingest.worker.Observer."""
         self.batches_done += 1
 
-    def trouble(self, error: TroubleError) -> None:
+    def trouble(self, partition: int, error: TroubleError) -> None:  # noqa: ARG002 (the observer's shape)
         """See ingest.worker.Observer."""
         self.troubles += 1
         self.fenced += isinstance(error, FencedError)
@@ -182,7 +184,7 @@ class Process:
     def taken(self, partition: int) -> None:
         """See ingest.worker.Observer."""
 
-    def idle(self, partition: int) -> None:
+    def idle(self, partition: int, waiting: int) -> None:
         """See ingest.worker.Observer."""
 
     def left(self, partition: int) -> None:

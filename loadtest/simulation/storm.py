@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
-from ingest.adapters.memory import Call
+from ingest.adapters.memory.wire import Call
 
 FAULTS_MAX = 12  # of one run: it must end
 SHARES = (0.01, 0.03, 0.08)  # of the requests and replies that are struck while there are faults left
@@ -47,6 +47,8 @@ _STORE = {**_ANYWHERE, Fault.ENDED: 2, Fault.RESTART: 1}
 _ODDS: dict[tuple[str, bool], dict[Fault, int]] = {
     ("fetch", False): {**_ANYWHERE, Fault.ASTRAY: 16, Fault.AHEAD: 12},
     ("fetch", True): _ANYWHERE,
+    ("confirm", False): _ANYWHERE,
+    ("confirm", True): _ANYWHERE,
     ("end previous owner", False): {**_STORE, Fault.END_LATE: 30},
     ("BEGIN", False): {**_STORE, Fault.KEYS_MOVED: 12},
     ("COMMIT", False): {**_STORE, Fault.COMMIT_LATE: 10},

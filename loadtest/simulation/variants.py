@@ -11,20 +11,22 @@ from unittest.mock import patch
 
 from msgspec.structs import replace
 
-from ingest.adapters import memory
-from ingest.adapters.memory import Call, Connection, MemoryLease, MemoryLog, MemoryStore, MemoryTransaction, Owned
+from ingest.adapters.memory import store as memory_store
+from ingest.adapters.memory.log import MemoryLog
+from ingest.adapters.memory.store import MemoryLease, MemoryStore, MemoryTransaction, Owned
+from ingest.adapters.memory.wire import Call, Connection
 from ingest.core import judge
 from ingest.core.device import Device
 from ingest.core.message import Examined, RawRecord, Refused, Verified
 from ingest.core.outcome import Outcome, Span
-from ingest.ports import FencedError, TroubleError
+from ingest.ports import FencedError, Mark, TroubleError
 from loadtest.simulation.trial import Trial
 
 SEEDS_TO_CATCH_MAX = 300
 
 _whole_transaction = MemoryLease.transaction
 _whole_commit = MemoryTransaction.commit
-_own = vars(memory)["_own"]
+_own = vars(memory_store)["_own"]
 
 
 def _fence_nothing(self: MemoryTransaction, span: Span) -> None:
@@ -50,7 +52,7 @@ async def _retry(self: MemoryLease) -> AsyncIterator[MemoryTransaction]:
             raise
         await asyncio.sleep(0.01)
         _write_again(batch, batch.outcome)
-        self.next_offset = batch.outcome.span.to_offset
+        self.mark = _mark_behind(batch.outcome)
 
 
 def _write_again(self: MemoryTransaction, outcome: Outcome) -> None:
@@ -60,7 +62,7 @@ def _write_again(self: MemoryTransaction, outcome: Outcome) -> None:
 
 async def _move_offset_first(self: MemoryTransaction, outcome: Outcome) -> None:
     await _whole_commit(self, outcome)
-    self._owned.next_offset = outcome.span.to_offset
+    self._move(outcome)
 
 
 def _settle_effects(self: MemoryTransaction, outcome: Outcome) -> None:
@@ -71,13 +73,13 @@ def _settle_effects(self: MemoryTransaction, outcome: Outcome) -> None:
 async def _move_offset_last(self: MemoryLease) -> AsyncIterator[MemoryTransaction]:
     async with _whole_transaction(self) as batch:
         yield batch
-    if self._owned.owner_epoch == self._owner_epoch:
-        self._owned.next_offset = self.next_offset
+    if self._owned.owner_epoch == self.owner_epoch:
+        self._owned.next_offset, self._owned.record_hash = self.mark.next_offset, self.mark.record_hash
 
 
 def _settle_without_rows(self: MemoryTransaction, outcome: Outcome) -> None:
     self._store.apply(replace(outcome, devices=[]))
-    self._owned.next_offset = outcome.span.to_offset
+    self._move(outcome)
 
 
 @contextlib.asynccontextmanager
@@ -105,12 +107,18 @@ def _devices(examined: Iterable[Examined]) -> list[int]:
     return sorted({m.verified.sender.device_no for m in examined if not isinstance(m, Refused)})
 
 
-async def _own_as_before(store: MemoryStore, connection: Connection, owned: Owned) -> MemoryLease:
+async def _own_as_before(
+    store: MemoryStore, connection: Connection, owned: Owned, epoch_last: int | None
+) -> MemoryLease:
     """Take over, but go on from what the lease said before that."""
-    next_offset = owned.next_offset
-    lease: MemoryLease = await _own(store, connection, owned)
-    lease.next_offset = next_offset
+    mark = Mark(owned.next_offset, owned.log_id, owned.record_hash)
+    lease: MemoryLease = await _own(store, connection, owned, epoch_last)
+    lease.mark = mark
     return lease
+
+
+def _mark_behind(outcome: Outcome) -> Mark:
+    return Mark(outcome.span.to_offset, None, outcome.span.record_hash)
 
 
 def _remember_nothing(self: object, verified: Verified, *, owner: bool) -> None:
@@ -142,7 +150,7 @@ VARIANTS: Mapping[str, tuple[tuple[object, str, object], ...]] = MappingProxyTyp
         "no fence": (_NO_FENCE,),
         "epoch only, and a failed commit tried again": (_EPOCH_ONLY, _RETRY),
         "a failed commit tried again blindly": (_NO_FENCE, _RETRY),
-        "epoch only, and the lease read before the take-over": (_EPOCH_ONLY, (memory, "_own", _own_as_before)),
+        "epoch only, and the lease read before the take-over": (_EPOCH_ONLY, (memory_store, "_own", _own_as_before)),
         "offset committed before the effects": ((MemoryTransaction, "commit", _move_offset_first),),
         "offset committed after the effects": (
             (MemoryTransaction, "_settle", _settle_effects),

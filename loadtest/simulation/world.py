@@ -10,7 +10,8 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from ingest.adapters.memory import QUIET, Call, Connection, MemoryStore
+from ingest.adapters.memory.store import MemoryStore
+from ingest.adapters.memory.wire import QUIET, Call, Connection
 from ingest.core.examine import Examiner
 from ingest.ports import TroubleError
 from loadtest.simulation.clock import play

@@ -29,10 +29,13 @@ COMMON = {
     "issued_at": "timestamp with time zone not null",
     "recorded_at": "timestamp with time zone not null",
 }
-VERDICT = ["topic", "partition", "kafka_offset", "verdict", "reason", "device_id", "epoch", "seq", "received_at"]
+VERDICT = [
+    "topic", "partition", "kafka_offset", "verdict", "reason", "device_id", "epoch", "seq", "received_at",
+    "incarnation",
+]  # fmt: skip
 BATCH = [
     "topic", "partition", "from_offset", "to_offset", "accepted", "duplicate", "held", "refused", "skipped",
-    "committed_at", "worker",
+    "committed_at", "worker", "incarnation",
 ]  # fmt: skip
 PROVENANCE = {
     "device_id", "tenant", "vehicle_id", "kid", "algorithm", "epoch", "seq", "boot", "issued_at", "received_at",

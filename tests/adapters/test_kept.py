@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import pytest
 
 import schemas
-from ingest.adapters.memory import MemoryLog
+from ingest.adapters.memory.log import MemoryLog
 from ingest.adapters.postgres.connection import connect
 from ingest.adapters.postgres.registry import Entry, import_devices
 from ingest.adapters.postgres.store import PostgresStore, Provenance
 from ingest.core.device import Algorithm
+from ingest.core.evidence import allot
 from ingest.core.examine import Examiner
 from ingest.core.judge import judge, suspects
 from ingest.core.message import Examined, RawRecord, Refused
@@ -22,7 +23,7 @@ from ingest.core.verdict import Refusal
 from ingest.ports import TroubleError
 from ingest.worker import Worker
 from tests.core.court import EPOCH, NOW_MS, Say, examined
-from tests.simulation.corridor import Listener
+from tests.simulation.corridor import Listener, kill_nobody
 
 pytestmark = pytest.mark.real
 
@@ -40,7 +41,8 @@ async def weigh(database: str, messages: Sequence[Examined]) -> None:
     async with store.take_over("t", 0) as lease, lease.transaction() as transaction:
         devices = await transaction.recall(messages)
         priors = await transaction.priors(suspects(messages, devices))
-        await transaction.commit(judge(messages, devices, priors, POLICY, span_of(records, 0)))
+        outcome = judge(messages, devices, priors, POLICY, span_of(records, 0))
+        await transaction.commit(allot(outcome, lease.allowance, POLICY))
 
 
 async def fetch(database: str, query: str) -> list[tuple[object, ...]]:
@@ -100,7 +102,7 @@ class UntilOffset(Listener):
         if outcome.span.to_offset >= self.end:
             self.stopping.set()
 
-    def trouble(self, error: TroubleError) -> None:
+    def trouble(self, partition: int, error: TroubleError) -> None:  # noqa: ARG002 (the observer's shape)
         raise AssertionError("there is no trouble here") from error
 
 
@@ -110,7 +112,9 @@ async def test_every_record_of_the_log_gets_its_verdict_whatever_it_holds(store_
     catalogue = load(schemas.read_telemetry())
     store = PostgresStore(store_database, Provenance("test", "none", POLICY, catalogue.schemas))
     observer = UntilOffset(len(values))
-    worker = Worker("t", MemoryLog({0: records}, 2), store, Examiner(POLICY, catalogue, Portable()), observer)
+    worker = Worker(
+        "t", MemoryLog({0: records}, 2), store, Examiner(POLICY, catalogue, Portable()), kill_nobody, observer
+    )
     await asyncio.wait_for(worker.tend(0, observer.stopping), 60)
     found = await fetch(store_database, "select kafka_offset, reason from weighbridge.verdict order by kafka_offset")
     assert found == [(at, "oversize" if at == 3 else "malformed") for at in range(len(values))]

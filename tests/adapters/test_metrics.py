@@ -111,7 +111,7 @@ def test_the_number_of_series_does_not_grow_with_devices_or_time() -> None:
 def test_trouble_and_being_fenced_are_told_apart() -> None:
     metrics = Metrics("0.1.0", "portable")
     for error in (TroubleError("x"), FencedError("x"), TroubleError("y")):
-        metrics.trouble(error)
+        metrics.trouble(0, error)
     assert value(metrics, "retries_total", what="trouble") == 2
     assert value(metrics, "retries_total", what="fenced") == 1
 
@@ -125,7 +125,7 @@ def test_a_partition_has_a_lag_and_an_age_while_it_is_ours_whatever_comes_of_its
     assert value(metrics, "lag_records", partition="3") is None
     metrics.batch(outcome_of(every_verdict("d"), partition=3), 0.1, 9)
     clock.now_s += 40
-    metrics.trouble(TroubleError("x"))
+    metrics.trouble(3, TroubleError("x"))
     metrics.taken(3)
     assert value(metrics, "lag_records", partition="3") == 9
     assert value(metrics, "progress_age_seconds", partition="3") == 40
@@ -149,14 +149,14 @@ def test_a_batch_and_a_read_that_found_nothing_are_progress() -> None:
     metrics.taken(0)
     progress: list[Callable[[], None]] = [
         lambda: metrics.batch(outcome_of(every_verdict("d")), 0.1, 5),
-        lambda: metrics.idle(0),
+        lambda: metrics.idle(0, 0),
     ]
     for come_on in progress:
         clock.now_s += STUCK_S_MAX
         assert metrics.find_faults() == []
         clock.now_s += 1
         assert metrics.find_faults() == [f"partition 0: no progress for {STUCK_S_MAX + 1:.0f} s"]
-        metrics.trouble(TroubleError("x"))
+        metrics.trouble(0, TroubleError("x"))
         metrics.taken(0)
         assert len(metrics.find_faults()) == 1, "another attempt is no progress"
         come_on()

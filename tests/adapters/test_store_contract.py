@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 import schemas
-from ingest.adapters.memory import MemoryStore
+from ingest.adapters.memory.store import MemoryStore
 from ingest.adapters.postgres.connection import connect
 from ingest.adapters.postgres.registry import Entry, import_devices
 from ingest.adapters.postgres.store import PostgresStore, Provenance

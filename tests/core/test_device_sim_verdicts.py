@@ -10,7 +10,7 @@ from device_sim.fleet import MIXES, Plan, sends
 from device_sim.identity import Fleet, Identity
 from device_sim.truth import Comparison, Deserved, Found
 from device_sim.vehicle import Send
-from ingest.adapters.memory import MemoryStore
+from ingest.adapters.memory.store import MemoryStore
 from ingest.core import payload
 from ingest.core.device import Device, Key, KeyState, Sender, Standing
 from ingest.core.enrolment import admit

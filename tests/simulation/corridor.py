@@ -3,15 +3,26 @@
 import asyncio
 
 from device_sim.vehicle import Send
-from ingest.adapters.memory import MemoryLog, MemoryStore
+from ingest.adapters.memory.log import MemoryLog
+from ingest.adapters.memory.store import MemoryStore
 from ingest.core.outcome import Outcome
 from ingest.core.verdict import Verdict
 from ingest.ports import TroubleError
-from ingest.worker import Worker
+from ingest.worker import Limits, Worker
 from loadtest.simulation import oracle
-from loadtest.simulation.corpus import START_S, TOPIC, Partitions, Position, Traffic, enrolled, examiner, traffic
+from loadtest.simulation.corpus import (
+    START_S,
+    TOPIC,
+    Partitions,
+    Position,
+    Traffic,
+    enrolled,
+    examiner,
+    kill_nobody,
+    traffic,
+)
 
-__all__ = ["START_S", "TOPIC", "Traffic", "enrolled", "examiner", "traffic"]
+__all__ = ["START_S", "TOPIC", "Traffic", "enrolled", "examiner", "kill_nobody", "traffic"]
 
 
 class Listener:
@@ -24,7 +35,7 @@ class Listener:
     def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:  # noqa: ARG002 (the observer's shape)
         self.outcomes.append(outcome)
 
-    def trouble(self, error: TroubleError) -> None:
+    def trouble(self, partition: int, error: TroubleError) -> None:  # noqa: ARG002 (the observer's shape)
         self.troubles.append(error)
 
     def begun(self, partition: int) -> None:
@@ -33,7 +44,7 @@ class Listener:
     def taken(self, partition: int) -> None:
         pass
 
-    def idle(self, partition: int) -> None:
+    def idle(self, partition: int, waiting: int) -> None:
         pass
 
     def left(self, partition: int) -> None:
@@ -60,7 +71,7 @@ def run(
     """Let one worker judge the whole log."""
     listener = Listener()
     log = MemoryLog(partitions, batch_records_max)
-    worker = Worker(TOPIC, log, store, examiner(), listener, batch_samples_max)
+    worker = Worker(TOPIC, log, store, examiner(), kill_nobody, listener, Limits(samples_max=batch_samples_max))
     asyncio.run(_run(worker, partitions, store))
     return listener
 

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from device_sim.fault import Fault
-from ingest.adapters.memory import MemoryStore
+from ingest.adapters.memory.store import MemoryStore
 from ingest.core.message import RawRecord
 from ingest.core.verdict import Verdict
 from tests.simulation import corridor

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from ingest.adapters.memory import QUIET, Call, Connection, MemoryLog, MemoryStore
+from ingest.adapters.memory.log import MemoryLog
+from ingest.adapters.memory.store import MemoryStore
+from ingest.adapters.memory.wire import QUIET, Call, Connection
 from ingest.core.device import Device, Key, KeyState, Sender, Standing
 from ingest.core.enrolment import admit
 from ingest.core.examine import Examiner
@@ -16,7 +18,7 @@ from ingest.core.policy import Policy
 from ingest.core.signature import Job, Portable
 from ingest.metrics import STUCK_S_MAX, Metrics
 from ingest.ports import TroubleError
-from ingest.worker import STEP_BYTES_MAX, STEP_MESSAGES_MAX, Worker, _steps
+from ingest.worker import STEP_BYTES_MAX, STEP_MESSAGES_MAX, Limits, Worker, _steps
 from loadtest.mutation import RECEIVED_AT_MS, open_workshop
 from loadtest.simulation.clock import play
 from tests.simulation import corridor
@@ -97,7 +99,9 @@ async def test_others_get_their_turn_between_two_steps() -> None:
     turns, store = Turns(), enrolled()
     examiner = Examiner(Policy(), corridor.examiner().catalogue, turns)
     listener = corridor.Stopping(after=1)
-    worker = Worker(corridor.TOPIC, MemoryLog({0: records([BUNDLE] * 40)}, 100), store, examiner, listener)
+    worker = Worker(
+        corridor.TOPIC, MemoryLog({0: records([BUNDLE] * 40)}, 100), store, examiner, corridor.kill_nobody, listener
+    )
     other = asyncio.create_task(turns.take_turns())
     await worker.tend(0, listener.stopping)
     other.cancel()
@@ -109,7 +113,15 @@ async def test_others_get_their_turn_between_two_steps() -> None:
 def test_who_is_told_to_stop_commits_no_further_part() -> None:
     store, log = enrolled(), records([BUNDLE] * 60)
     listener = corridor.Stopping(after=1)
-    worker = Worker(corridor.TOPIC, MemoryLog({0: log}, 100), store, corridor.examiner(), listener, 1)
+    worker = Worker(
+        corridor.TOPIC,
+        MemoryLog({0: log}, 100),
+        store,
+        corridor.examiner(),
+        corridor.kill_nobody,
+        listener,
+        Limits(samples_max=1),
+    )
     asyncio.run(worker.tend(0, listener.stopping))
     assert len(listener.outcomes) == 1
     corridor.run({0: log}, store)
@@ -138,7 +150,12 @@ class Broken:
 async def watch_for_an_hour(wire: Broken, metrics: Metrics, log: list[RawRecord]) -> list[list[str]]:
     """Let a worker work for an hour; give what its health says each minute."""
     worker = Worker(
-        corridor.TOPIC, MemoryLog({0: log}, 100, wait_s=1.0), enrolled().through(wire), corridor.examiner(), metrics
+        corridor.TOPIC,
+        MemoryLog({0: log}, 100, wait_s=1.0),
+        enrolled().through(wire),
+        corridor.examiner(),
+        corridor.kill_nobody,
+        metrics,
     )
     stopping = asyncio.Event()
     tending = asyncio.create_task(worker.tend(0, stopping))

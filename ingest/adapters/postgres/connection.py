@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
-from ingest.ports import TroubleError
+from ingest.ports import TroubleError, UnkeepableError
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 POSTGRES_EPOCH_US = 946_684_800_000_000  # 2000-01-01 UTC
 CONNECT_S_MAX = 10.0
-STATEMENT_S_MAX = 60.0
+STATEMENT_S_MAX = 20.0  # a batch that takes longer comes back half as large; a connection may be half open
 
 _WORLD = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
@@ -24,6 +25,7 @@ async def connect(database: str, name: str) -> Connection:
             database,
             timeout=CONNECT_S_MAX,
             command_timeout=STATEMENT_S_MAX,
+            target_session_attrs=SessionAttribute.read_write,  # of several hosts, the one that is not a standby
             server_settings={"application_name": name, "timezone": "UTC", "jit": "off"},
         )
         await connection.set_type_codec(
@@ -44,7 +46,14 @@ def trouble(doing: str) -> Iterator[None]:
     except asyncpg.UndefinedTableError as error:
         raise TroubleError("PostgreSQL: the tables are not there; make them with `weighbridge prepare`") from error
     except _WORLD as error:
-        raise TroubleError(f"PostgreSQL, {doing}: {type(error).__name__}{_about(error)}") from error
+        kind = UnkeepableError if _about_content(error) else TroubleError
+        raise kind(f"PostgreSQL, {doing}: {type(error).__name__}{_about(error)}") from error
+
+
+def _about_content(error: BaseException) -> bool:
+    """Tell values that cannot be kept (class 22, a key that exists, or too large: 54) from trouble of the world."""
+    state = getattr(error, "sqlstate", None) or ""
+    return state[:2] in ("22", "54") or isinstance(error, asyncpg.UniqueViolationError)
 
 
 def _about(error: BaseException) -> str:

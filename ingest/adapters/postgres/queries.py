@@ -7,8 +7,11 @@ TOPIC_EXISTS = """
     insert into store.topic (topic) select $1
     where not exists (select from store.topic where topic = $1) on conflict do nothing"""
 
+# A partition stays in the incarnation of its lease; a new one belongs to the newest.
 TOPIC = """
-    select topic_no from store.topic where topic = $1"""
+    select t.topic_no from store.topic t
+    left join store.partition_lease l on l.topic_no = t.topic_no and l.partition = $2
+    where t.topic = $1 order by l.partition is not null desc, t.incarnation desc limit 1"""
 
 JUDGED_BY_EXISTS = """
     insert into store.judged_by (build, engine, policy_digest, policy) select $1, $2, $3, $4
@@ -31,15 +34,34 @@ END_PREVIOUS_OWNER = """
     join pg_stat_activity a on a.pid = l.owner_pid and a.backend_start = l.owner_started
     where l.topic_no = $1 and l.partition = $2 and a.pid <> pg_backend_pid()"""
 
+# $4 is the epoch under which this very process owned the partition last: if nobody came in between, nobody died.
 TAKE_OVER = """
-    update store.partition_lease set
+    update store.partition_lease l set
         owner_epoch = owner_epoch + 1, owner_pid = pg_backend_pid(), worker = $3, taken_at = now(),
-        owner_started = (select backend_start from pg_stat_activity where pid = pg_backend_pid())
-    where topic_no = $1 and partition = $2
-    returning owner_epoch, next_offset"""
+        owner_started = (select backend_start from pg_stat_activity where pid = pg_backend_pid()),
+        attempts = case when attempt_offset is distinct from next_offset then 1
+                        when owner_epoch = $4 then attempts else attempts + 1 end,
+        attempt_offset = next_offset
+    from store.topic t
+    where t.topic_no = l.topic_no and l.topic_no = $1 and partition = $2
+    returning owner_epoch, next_offset, log_id, record_hash, attempts, shown_bytes, shown_at"""
+
+LOG_ID = """
+    update store.topic set log_id = $2 where topic_no = $1 and log_id is null"""
+
+UNHALT = """
+    update store.partition_lease set halted_at = null, halted_why = null
+    where topic_no = $1 and partition = $2 and owner_epoch = $3 and halted_at is not null"""
+
+HALT = """
+    update store.partition_lease set halted_at = coalesce(halted_at, now()), halted_why = $4
+    where topic_no = $1 and partition = $2 and owner_epoch = $3"""
+
+RELEASE = """
+    update store.partition_lease set attempts = 0 where topic_no = $1 and partition = $2 and owner_epoch = $3"""
 
 MOVE_OFFSET = """
-    update store.partition_lease set next_offset = $5
+    update store.partition_lease set next_offset = $5, record_hash = $6, shown_bytes = $7, shown_at = $8
     where topic_no = $1 and partition = $2 and owner_epoch = $3 and next_offset = $4"""
 
 # Key ring ------------------------------------------------------------------------------------------------------------
@@ -59,7 +81,8 @@ REGISTERED_KIDS = """
 # Recall --------------------------------------------------------------------------------------------------------------
 
 RECALL = """
-    select device_no, standing, key_version, epoch, held, boots, seen::text, seen_floor, lowest, highest, accepted
+    select device_no, standing, key_version, epoch, held, held_bytes, boots, seen::text, seen_floor, lowest, highest,
+           accepted
     from store.device_state where device_no = any($1) order by device_no for no key update"""
 
 RECALL_CLOSED = """
@@ -106,11 +129,12 @@ PRIOR_HELD_CONTENTS = """
 
 UPDATE_DEVICES = """
     update store.device_state s set
-        held = u.held, boots = u.boots, seen = u.seen::int8multirange, seen_floor = u.seen_floor,
+        held = u.held, held_bytes = u.held_bytes, boots = u.boots,
+        seen = u.seen::int8multirange, seen_floor = u.seen_floor,
         lowest = u.lowest, highest = u.highest, accepted = u.accepted
     from unnest($1::bigint[], $2::integer[], $3::bytea[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
-                $8::bigint[])
-        u (device_no, held, boots, seen, seen_floor, lowest, highest, accepted)
+                $8::bigint[], $9::bigint[])
+        u (device_no, held, boots, seen, seen_floor, lowest, highest, accepted, held_bytes)
     where s.device_no = u.device_no"""
 
 UPDATE_CLOSED = """

@@ -1,7 +1,7 @@
 """How does an outcome become rows? Tuples in the order of the columns named here, ready for COPY."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, assert_never
 
 from ingest.core.device import Device
@@ -21,7 +21,7 @@ MESSAGE = (
 )  # fmt: skip
 HELD = (
     "topic_no", "partition", "kafka_offset", "reason", "received_at", "issued_at_s", "device_no", "key_no", "epoch",
-    "seq", "boot", "digest", "traceparent", "judged_by", "envelope",
+    "seq", "boot", "digest", "traceparent", "judged_by", "envelope_bytes", "envelope",
 )  # fmt: skip
 EXCEPTION = (
     "topic_no", "partition", "kafka_offset", "verdict", "reason", "detail", "received_at", "reached", "device_id",
@@ -80,12 +80,13 @@ def samples(accepted: Iterable[Accepted], fields: dict[str, tuple[str, ...]]) ->
 
 
 def held(waiting: Iterable[Held], topic_no: int, judged_by: int) -> list[Row]:
-    """Give the rows of `store.held`: whole, so that they can be judged again."""
+    """Give the rows of `store.held`: whole, so that they can be judged again, as far as their device's share goes."""
     return [
         (
             topic_no, record.partition, record.offset, one.reason.value, record.received_at_ms * 1000,
             envelope.issued_at_s, verified.sender.device_no, verified.key.key_no, envelope.epoch, envelope.seq,
-            envelope.boot, verified.digest, record.traceparent, judged_by, record.value,
+            envelope.boot, verified.digest, record.traceparent, judged_by, len(record.value),
+            record.value if one.whole else None,
         )
         for one in waiting
         for verified in (one.verified,)
@@ -94,14 +95,18 @@ def held(waiting: Iterable[Held], topic_no: int, judged_by: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def exceptions(outcome: Outcome, topic_no: int, judged_by: int, bytes_max: int) -> list[Row]:
-    """Give the rows of `store.exception`: every duplicate and every refusal, with the beginning of its bytes."""
+def exceptions(outcome: Outcome, topic_no: int, judged_by: int) -> list[Row]:
+    """Give the rows of `store.exception`: every duplicate and every refusal, with as many bytes as are to be shown."""
     ended: list[Duplicate | Refused] = [*outcome.duplicates, *outcome.refused]
     return [
-        (topic_no, *_exception(one), judged_by, len(value), value[:bytes_max])
+        (topic_no, *_exception(one), judged_by, len(record.value), _beginning(record, outcome.shown))
         for one in ended
-        for value in (_record_of(one).value,)
+        for record in (_record_of(one),)
     ]
+
+
+def _beginning(record: RawRecord, shown: Mapping[int, int]) -> bytes | None:
+    return record.value[: shown[record.offset]] if record.offset in shown else None
 
 
 def _exception(one: Duplicate | Refused) -> Row:
@@ -138,6 +143,7 @@ def devices(changed: Sequence[Device]) -> list[list[Any]]:
         [device.held for device in changed],
         [b"".join(device.boots) for device in changed],
         *_ledgers(current),
+        [device.held_bytes for device in changed],
     ]
 
 

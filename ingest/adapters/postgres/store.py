@@ -22,12 +22,12 @@ from ingest.adapters.postgres.days import prepare_days
 from ingest.core.device import Algorithm, Device, Key, KeyRing, KeyState, Sender, Standing
 from ingest.core.judge import KeysMovedError, Number, Prior, Priors, Suspect, number
 from ingest.core.message import Envelope, Examined, Refused, Verified
-from ingest.core.outcome import Outcome
+from ingest.core.outcome import Allowance, Outcome
 from ingest.core.policy import Policy
 from ingest.core.schema import Schema
 from ingest.core.sequence import Ledger
 from ingest.core.verdict import Verdict
-from ingest.ports import FencedError, TroubleError
+from ingest.ports import FencedError, Mark, TroubleError
 
 UPKEEP_EVERY_S = 3_600.0
 
@@ -48,6 +48,7 @@ class PostgresStore:
         self._database = database
         self._provenance = provenance
         self._fields = _fields(provenance.schemas)
+        self._epochs: dict[tuple[int, int], int] = {}  # under which this process owned each partition last
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
 
     @contextlib.asynccontextmanager
@@ -81,15 +82,16 @@ class PostgresStore:
     async def _own(self, connection: Connection, topic: str, partition: int) -> "PostgresLease":
         await prepare_days(connection, self._provenance.policy)
         await connection.execute(queries.TOPIC_EXISTS, topic)
-        topic_no = await connection.fetchval(queries.TOPIC, topic)
+        topic_no = await connection.fetchval(queries.TOPIC, topic, partition)
         judged_by = await self._sign(connection)
         await connection.execute(queries.LEASE_EXISTS, topic_no, partition)
         await connection.execute(queries.END_PREVIOUS_OWNER, topic_no, partition)
-        taken = await connection.fetchrow(queries.TAKE_OVER, topic_no, partition, self.worker)
+        ours_last = self._epochs.get((topic_no, partition), 0)
+        taken = await connection.fetchrow(queries.TAKE_OVER, topic_no, partition, self.worker, ours_last)
         assert taken is not None, "the lease row was made above"
-        refused_bytes_max = self._provenance.policy.refused_bytes_max
-        stamp = _Stamp(topic_no, partition, taken["owner_epoch"], judged_by, self.worker, refused_bytes_max)
-        return PostgresLease(_Ownership(connection, stamp, self._fields), taken["next_offset"])
+        self._epochs[topic_no, partition] = taken["owner_epoch"]
+        stamp = _Stamp(topic_no, partition, taken["owner_epoch"], judged_by, self.worker)
+        return PostgresLease(_Ownership(connection, stamp, self._fields), taken)
 
     async def _sign(self, connection: Connection) -> int:
         """Write down how this process judges, so that each verdict can say so with one number."""
@@ -110,7 +112,6 @@ class _Stamp(msgspec.Struct, frozen=True):
     owner_epoch: int
     judged_by: int
     worker: str
-    refused_bytes_max: int
 
 
 class _Ownership(msgspec.Struct, frozen=True):
@@ -124,15 +125,40 @@ class _Ownership(msgspec.Struct, frozen=True):
 class PostgresLease:
     """One partition on one connection, until an exception or a successor ends it."""
 
-    def __init__(self, ownership: _Ownership, next_offset: int) -> None:
+    def __init__(self, ownership: _Ownership, taken: asyncpg.Record) -> None:
         self._ownership = ownership
         self._connection = ownership.connection
-        self._next_offset = next_offset
+        self.mark = Mark(taken["next_offset"], taken["log_id"], taken["record_hash"])
+        self.attempts: int = taken["attempts"]
+        self.allowance = Allowance(taken["shown_bytes"], taken["shown_at"] // 1000)
 
     @property
     def next_offset(self) -> int:
         """See ingest.ports.Lease."""
-        return self._next_offset
+        return self.mark.next_offset
+
+    async def confirmed(self, log_id: str) -> None:
+        """See ingest.ports.Lease."""
+        stamp = self._ownership.stamp
+        with trouble("confirming a log"):
+            if self.mark.log_id is None:
+                await self._connection.execute(queries.LOG_ID, stamp.topic_no, log_id)
+            await self._note(queries.UNHALT)
+
+    async def halted(self, why: str) -> None:
+        """See ingest.ports.Lease."""
+        with trouble("halting"):
+            await self._note(queries.HALT, why)
+
+    async def release(self) -> None:
+        """See ingest.ports.Lease."""
+        with trouble("giving a partition up"):
+            await self._note(queries.RELEASE)
+
+    async def _note(self, query: str, *values: object) -> None:
+        """Write to the lease, if it is still ours."""
+        stamp = self._ownership.stamp
+        await self._connection.execute(query, stamp.topic_no, stamp.partition, stamp.owner_epoch, *values)
 
     async def key_ring(self, messages: Iterable[Envelope | Refused]) -> KeyRing:
         """See ingest.ports.Lease."""
@@ -149,7 +175,7 @@ class PostgresLease:
         """See ingest.ports.Lease. Leaves the connection usable only after success, or when keys have moved."""
         with trouble("committing a batch"):
             transaction = self._connection.transaction(isolation="read_committed")
-            batch = PostgresTransaction(self._ownership, self._next_offset)
+            batch = PostgresTransaction(self._ownership)
             try:
                 await transaction.start()
                 yield batch
@@ -160,17 +186,19 @@ class PostgresLease:
             except BaseException:  # no ROLLBACK: on a connection that answers nothing it would wait for a minute
                 self._connection.terminate()
                 raise
-        self._next_offset = batch.next_offset
+        if batch.outcome is not None:
+            span, self.allowance = batch.outcome.span, batch.outcome.allowance
+            self.mark = Mark(span.to_offset, self.mark.log_id, span.record_hash)
 
 
 class PostgresTransaction:
     """One batch being committed, in the order that never deadlocks: device rows, messages, device rows, lease."""
 
-    def __init__(self, ownership: _Ownership, next_offset: int) -> None:
+    def __init__(self, ownership: _Ownership) -> None:
         self._connection = ownership.connection
         self._stamp = ownership.stamp
         self._fields = ownership.fields
-        self.next_offset = next_offset
+        self.outcome: Outcome | None = None  # once it is written
 
     async def recall(self, examined: Iterable[Examined]) -> Mapping[int, Device]:
         """See ingest.ports.Transaction."""
@@ -210,7 +238,7 @@ class PostgresTransaction:
         for kind, found in sorted(rows.samples(outcome.accepted, self._fields).items()):
             await self._copy(table_of(kind), rows.SAMPLE + self._fields[kind], found)
         await self._copy("held", rows.HELD, rows.held(outcome.held, stamp.topic_no, stamp.judged_by))
-        refused = rows.exceptions(outcome, stamp.topic_no, stamp.judged_by, stamp.refused_bytes_max)
+        refused = rows.exceptions(outcome, stamp.topic_no, stamp.judged_by)
         await self._copy("exception", rows.EXCEPTION, refused)
         await self._update(outcome.devices)
         await self._close(outcome)
@@ -238,12 +266,14 @@ class PostgresTransaction:
             queries.BATCH, stamp.topic_no, stamp.partition, span.from_offset, span.to_offset, *totals, skipped,
             stamp.owner_epoch, stamp.judged_by, stamp.worker,
         )  # fmt: skip
+        allowed = outcome.allowance
         moved = await self._connection.execute(
-            queries.MOVE_OFFSET, stamp.topic_no, stamp.partition, stamp.owner_epoch, span.from_offset, span.to_offset
-        )
+            queries.MOVE_OFFSET, stamp.topic_no, stamp.partition, stamp.owner_epoch, span.from_offset, span.to_offset,
+            span.record_hash, allowed.bytes_left, allowed.at_ms * 1000,
+        )  # fmt: skip
         if moved != "UPDATE 1":
             raise FencedError(f"partition {stamp.partition}: another worker owns it since epoch {stamp.owner_epoch}")
-        self.next_offset = span.to_offset
+        self.outcome = outcome
 
 
 def table_of(kind: str) -> str:
@@ -288,7 +318,7 @@ def _device(row: asyncpg.Record) -> Device:
     boots = row["boots"]
     return Device(
         row["device_no"], Standing(row["standing"]), row["key_version"], row["epoch"], row["held"],
-        tuple(boots[at : at + 8] for at in range(0, len(boots), 8)), {row["epoch"]: _ledger(row)},
+        tuple(boots[at : at + 8] for at in range(0, len(boots), 8)), {row["epoch"]: _ledger(row)}, row["held_bytes"],
     )  # fmt: skip
 
 

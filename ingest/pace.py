@@ -1,0 +1,62 @@
+"""How much does one partition's loop take at once? Half as much after each trouble, twice as much after a commit.
+
+So a batch that is too large for a bad time becomes one that is not; and of a batch whose rows the store refuses, only
+the message that they come from is left in the end.
+"""
+
+from collections.abc import Sequence
+
+from ingest.core.message import Envelope, Refused
+from ingest.core.verdict import Refusal
+from ingest.ports import Lease, TroubleError, UnkeepableError
+
+BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 5.0
+ATTEMPTS_MAX = 1  # of owners, to commit one batch; the next tries each message in a child process first
+
+
+class Pace:
+    """What one partition's loop dares."""
+
+    def __init__(self, partition: int, records_max: int) -> None:
+        self.partition = partition
+        self._records_max = self._records = records_max
+        self._taken: Sequence[Envelope | Refused] = ()  # in flight
+        self._unkeepable: int | None = None  # the offset of a message that the store refuses
+        self._careful_until = 0  # the offset up to which each message is tried in a child process first
+        self._backoff_s = BACKOFF_S_MIN
+
+    def begin(self, lease: Lease) -> None:
+        """Be careful where others died."""
+        self._careful_until = lease.next_offset + self._records_max if lease.attempts > ATTEMPTS_MAX else 0
+
+    def careful(self, offset: int) -> bool:
+        """Say whether what begins here is to be tried in a child process first."""
+        return offset < self._careful_until
+
+    def take(self, messages: Sequence[Envelope | Refused]) -> Sequence[Envelope | Refused]:
+        """Take as many as are dared, and none whose rows the store refuses as they are."""
+        first = messages[0].record
+        if first.offset == self._unkeepable:
+            return [Refused(first, Refusal.POISON, "the store refuses the rows that it makes")]
+        self._taken = messages[: self._records]
+        return self._taken
+
+    def committed(self) -> None:
+        """Dare more."""
+        self._taken = ()
+        self._records = min(self._records_max, self._records * 2)
+        self._backoff_s = BACKOFF_S_MIN  # not before: what always fails is tried less and less often
+
+    def idle(self) -> None:
+        """Note that the log answers, and has nothing."""
+        self._backoff_s = BACKOFF_S_MIN
+
+    def failed(self, error: TroubleError) -> float:
+        """Dare less; returns how long to wait until the next attempt, on average."""
+        if self._taken:
+            if isinstance(error, UnkeepableError) and len(self._taken) == 1:
+                self._unkeepable = self._taken[0].record.offset
+            self._records = max(1, min(self._records, len(self._taken)) // 2)
+            self._taken = ()
+        backoff_s, self._backoff_s = self._backoff_s, min(self._backoff_s * 2, BACKOFF_S_MAX)
+        return backoff_s
