@@ -1,6 +1,7 @@
 """How are the rooms put together? The command line: the only file that knows every other."""
 
 import contextlib
+import getpass
 import json
 import os
 import sys
@@ -11,11 +12,13 @@ from typing import Any, TextIO
 import click
 import structlog
 import uvloop
+from aiokafka import TopicPartition
 
 import schemas
 from deploy.embedded.command import bring_up, down, state_option, status, tell_shell
 from device_sim.command import simulate
 from ingest.adapters import http
+from ingest.adapters.continuity import compare
 from ingest.adapters.kafka import open_log
 from ingest.adapters.postgres.connection import Connection, connect, trouble
 from ingest.adapters.postgres.migration import MigrationError, migrate
@@ -27,6 +30,7 @@ from ingest.adapters.postgres.registry import (
     read_lines,
     show_device,
 )
+from ingest.adapters.postgres.resumption import Decision, NotHaltedError, State, list_partitions, resume
 from ingest.adapters.postgres.store import PostgresStore, Provenance
 from ingest.adapters.topics import TopicError, prepare_topic
 from ingest.build import identify
@@ -36,7 +40,7 @@ from ingest.core.payload import load
 from ingest.core.signature import Engine, Portable
 from ingest.journal import open_journal
 from ingest.metrics import Metrics
-from ingest.ports import TroubleError
+from ingest.ports import Mark, TroubleError
 from ingest.process import Partitions, before, listening, notice_orphaned, until_told
 from ingest.supervisor import supervise
 from ingest.trial import find_killers
@@ -46,7 +50,7 @@ from loadtest.check import check
 from loadtest.demo import demo
 
 PARTITIONS = 6  # of a topic that is made here
-EXPECTED = (SettingsError, TroubleError, MigrationError, TopicError, ImportProblemsError, OSError)
+EXPECTED = (SettingsError, TroubleError, MigrationError, TopicError, ImportProblemsError, NotHaltedError, OSError)
 
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="Settings as TOML; WEIGHBRIDGE_* in the environment go before it."
@@ -163,6 +167,54 @@ async def consume(settings: Settings, index: int, parent: int | None, engine: En
     partitions.check()
     structlog.get_logger().info("stopped")
     return 0
+
+
+@main.group
+def partitions() -> None:
+    """See where each partition stands, and let one go on whose log is broken."""
+
+
+@partitions.command("list")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def list_partitions_(config: Path | None, as_json: bool) -> None:  # noqa: FBT001 (click gives flags so)
+    """List the partitions of the topic, halted ones first."""
+    settings = settings_of(config, "database")
+
+    async def work() -> int:
+        async with connected(settings) as connection:
+            found = await list_partitions(connection, settings.topic)
+        for row in found:
+            click.echo(json.dumps(row, default=str) if as_json else "  ".join(str(value) for value in row.values()))
+        return 0
+
+    run(work())
+
+
+@partitions.command("resume")
+@config_option
+@click.argument("partition", type=click.IntRange(0))
+@click.option("--reason", required=True, help="Why; it is kept.")
+@click.option("--by", default=getpass.getuser, show_default="the user", help="Who decides; it is kept.")
+def resume_(config: Path | None, partition: int, reason: str, by: str) -> None:
+    """Let a halted PARTITION go on with the log as it is now.
+
+    What is gone is written down as a gap. Another log is read from its beginning, as another incarnation of the topic.
+    """
+    settings = settings_of(config, "kafka", "database")
+
+    async def work() -> int:
+        at = settings.topic, partition
+        found = await compare(settings.kafka, TopicPartition(*at), Mark(0, None, None))
+        state = State(found.log_id, found.bounds.first)
+        async with connected(settings) as connection:
+            done = await resume(connection, at, state, Decision(by, reason))
+        how = "reads its new log from the beginning" if done.lost is None else f"passes over {done.lost} lost records"
+        click.echo(f"partition {partition} halted at offset {done.halted_at}: {done.halted_why}")
+        click.echo(f"it goes on, and {how}")
+        return 0
+
+    run(work())
 
 
 @main.group

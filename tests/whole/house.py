@@ -221,7 +221,7 @@ def open_house(servers: embedded.Addresses, folder: Path, partitions: int = 3, *
         yield house
     finally:
         asyncio.run(_administer(servers, f"drop database {name} with (force)"))
-        asyncio.run(_delete_topic(servers.kafka, name))
+        asyncio.run(delete_topic(servers.kafka, name))
 
 
 def wait_for(reached: Callable[[], bool], explain: Callable[[], str], seconds: float = WAIT_S_MAX) -> None:
@@ -252,7 +252,7 @@ def create_topic(kafka: str, topic: str, **configs: str) -> None:
         answer = await admin.create_topics([NewTopic(topic, 1, 1, topic_configs=named)])
         assert all(code == 0 for _, code, *_ in answer.topic_errors), answer
 
-    asyncio.run(_as_admin(kafka, create))
+    asyncio.run(as_admin(kafka, create))
 
 
 def _variables(settings: Mapping[str, object]) -> dict[str, str]:
@@ -276,7 +276,7 @@ async def _administer(servers: embedded.Addresses, statement: str) -> None:
     await connection.close()
 
 
-async def _as_admin(kafka: str, work: Callable[[AIOKafkaAdminClient], Awaitable[T]]) -> T:
+async def as_admin(kafka: str, work: Callable[[AIOKafkaAdminClient], Awaitable[T]]) -> T:
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
     await admin.start()
     try:
@@ -285,8 +285,8 @@ async def _as_admin(kafka: str, work: Callable[[AIOKafkaAdminClient], Awaitable[
         await admin.close()
 
 
-async def _delete_topic(kafka: str, topic: str) -> None:
-    await _as_admin(kafka, lambda admin: admin.delete_topics([topic]))
+async def delete_topic(kafka: str, topic: str) -> None:
+    await as_admin(kafka, lambda admin: admin.delete_topics([topic]))
 
 
 async def _send(kafka: str, topic: str, records: Sequence[Record]) -> list[int]:

@@ -64,6 +64,52 @@ MOVE_OFFSET = """
     update store.partition_lease set next_offset = $5, record_hash = $6, shown_bytes = $7, shown_at = $8
     where topic_no = $1 and partition = $2 and owner_epoch = $3 and next_offset = $4"""
 
+# Resumption ----------------------------------------------------------------------------------------------------------
+
+PARTITIONS = """
+    select incarnation, partition, next_offset, worker, taken_at, attempts, halted_at, halted_why
+    from weighbridge.partition where topic = $1 order by halted_at nulls last, incarnation desc, partition"""
+
+HALTED = """
+    select * from (
+        select l.topic_no, l.next_offset, l.halted_why, t.log_id, t.incarnation
+        from store.partition_lease l join store.topic t using (topic_no)
+        where t.topic = $1 and l.partition = $2 order by t.incarnation desc limit 1 for no key update of l
+    ) current where halted_why is not null"""
+
+# Partitions of one new log share its incarnation, as long as this one was not in it before.
+LATER_INCARNATION = """
+    select t.topic_no from store.topic t
+    where t.topic = $1 and t.incarnation > $3 and t.log_id = $4
+    and not exists (select from store.partition_lease l where l.topic_no = t.topic_no and l.partition = $2)
+    order by t.incarnation limit 1"""
+
+NEW_INCARNATION = """
+    insert into store.topic (topic, incarnation, log_id)
+    select $1, max(incarnation) + 1, $2 from store.topic where topic = $1
+    returning topic_no"""
+
+LOCK_TOPICS = "lock store.topic in share row exclusive mode"  # two people at once, one incarnation
+
+SKIP = """
+    with skipped as (
+        insert into store.skipped (topic_no, partition, from_offset, to_offset) values ($1, $2, $3, $4)
+    )
+    insert into store.batch (topic_no, partition, from_offset, to_offset, accepted, duplicate, held, refused,
+                             skipped, owner_epoch, judged_by, worker)
+    values ($1, $2, $3, $4, 0, 0, 0, 0, $4 - $3, 0, 0, $5)"""
+
+# The owner that is there now is fenced by it.
+GO_ON = """
+    update store.partition_lease set
+        owner_epoch = owner_epoch + 1, next_offset = $3, halted_at = null, halted_why = null,
+        record_hash = case when next_offset = $3 then record_hash end
+    where topic_no = $1 and partition = $2"""
+
+RESUMPTION = """
+    insert into store.resumption (topic_no, partition, next_offset, halted_why, went_on_in, went_on_at, reason, actor)
+    values ($1, $2, $3, $4, $5, $6, $7, $8)"""
+
 # Key ring ------------------------------------------------------------------------------------------------------------
 
 SENDERS = """

@@ -49,6 +49,7 @@ from store.partition_lease l join store.topic t using (topic_no);
 
 create view weighbridge.resumption as
 select t.topic, t.incarnation, r.partition, r.next_offset, r.halted_why, n.incarnation as went_on_in, r.went_on_at,
+       case when n.topic_no = t.topic_no then r.went_on_at - r.next_offset end as lost,  -- null: in another log, nobody knows
        r.reason, r.actor, r.resumed_at
 from store.resumption r join store.topic t using (topic_no) join store.topic n on n.topic_no = r.went_on_in;
 
