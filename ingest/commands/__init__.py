@@ -1,0 +1,1 @@
+"""What can a person ask and decide? The commands for operators."""
