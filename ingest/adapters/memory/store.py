@@ -136,7 +136,7 @@ class MemoryLease:
 
     async def release(self) -> None:
         """See ingest.ports.Lease."""
-        await self._note("release", attempts=0)
+        await self._note("release", attempts=self._owned.attempts - 1, owner_epoch=self.owner_epoch + 1)
 
     async def _note(self, operation: str, **values: object) -> None:
         async with self._connection.call(operation):

@@ -57,8 +57,10 @@ HALT = """
     update store.partition_lease set halted_at = coalesce(halted_at, now()), halted_why = $4
     where topic_no = $1 and partition = $2 and owner_epoch = $3"""
 
+# Who gives it up alive counts no more, those who died before still do; and what it may still ask is too late.
 RELEASE = """
-    update store.partition_lease set attempts = 0 where topic_no = $1 and partition = $2 and owner_epoch = $3"""
+    update store.partition_lease set attempts = attempts - 1, owner_epoch = owner_epoch + 1
+    where topic_no = $1 and partition = $2 and owner_epoch = $3"""
 
 MOVE_OFFSET = """
     update store.partition_lease set next_offset = $5, record_hash = $6, shown_bytes = $7, shown_at = $8
