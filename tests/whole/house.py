@@ -117,12 +117,16 @@ class House(msgspec.Struct, frozen=True):
         assert "Traceback" not in done.stderr
         return done.stderr
 
-    @contextlib.contextmanager
-    def worker(self, *options: str, **settings: object) -> Iterator[Running]:
+    def worker(self, *options: str, **settings: object) -> contextlib.AbstractContextManager[Running]:
         """Run a worker for the length of the block; where the block left it running it drains at the end."""
+        return self.running("ingest", "worker", *options, **settings)
+
+    @contextlib.contextmanager
+    def running(self, module: str, *arguments: str, **settings: object) -> Iterator[Running]:
+        """Run a module as a worker."""
         path = self.folder / f"worker-{secrets.token_hex(4)}.log"
         environ = {**self.environ, **_variables(settings)}
-        command = [sys.executable, "-m", "ingest", "worker", *options]
+        command = [sys.executable, "-m", module, *arguments]
         with path.open("wb") as file, subprocess.Popen(command, env=environ, cwd=self.folder, stderr=file) as process:
             running = Running(process, path)
             try:
