@@ -50,16 +50,25 @@ def trouble(doing: str) -> Iterator[None]:
         raise kind(f"PostgreSQL, {doing}: {type(error).__name__}{_about(error)}") from error
 
 
+@contextlib.contextmanager
+def encoding() -> Iterator[None]:
+    """Turn what the driver's COPY raises for a value that no such column can have into what it means."""
+    try:
+        yield
+    except (OverflowError, TypeError, ValueError) as error:
+        raise UnkeepableError(f"PostgreSQL: a value does not fit its column: {type(error).__name__}") from error
+
+
 def _about_content(error: BaseException) -> bool:
     """Tell values that cannot be kept (class 22, a key that exists, or too large: 54) from trouble of the world."""
-    state = getattr(error, "sqlstate", None) or ""
-    return state[:2] in ("22", "54") or isinstance(error, asyncpg.UniqueViolationError)
+    state = getattr(error, "sqlstate", None) or ""  # the driver's own word for an argument is a ValueError without one
+    return state[:2] in ("22", "54") or isinstance(error, asyncpg.UniqueViolationError | ValueError)
 
 
 def _about(error: BaseException) -> str:
     """Say what a journal may show: the first line, for details quote rows; of a value that was no good, nothing."""
     return (
         ""
-        if isinstance(error, asyncpg.DataError | asyncpg.InternalClientError)
+        if isinstance(error, asyncpg.DataError | asyncpg.InternalClientError | ValueError)
         else f": {str(error).partition(chr(10))[0]}"
     )

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from ingest.adapters.postgres import queries, rows
-from ingest.adapters.postgres.connection import Connection, connect, trouble
+from ingest.adapters.postgres.connection import Connection, connect, encoding, trouble
 from ingest.adapters.postgres.days import prepare_days
 from ingest.core.device import Algorithm, Device, Key, KeyRing, KeyState, Sender, Standing
 from ingest.core.judge import KeysMovedError, Number, Prior, Priors, Suspect, number
@@ -245,7 +245,9 @@ class PostgresTransaction:
 
     async def _copy(self, table: str, columns: Sequence[str], records: Sequence[rows.Row]) -> None:
         if records:
-            await self._connection.copy_records_to_table(table, records=records, columns=columns, schema_name="store")
+            copy = self._connection.copy_records_to_table
+            with encoding():
+                await copy(table, records=records, columns=columns, schema_name="store")
 
     async def _update(self, devices: Sequence[Device]) -> None:
         if devices:
