@@ -50,6 +50,12 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     valid_from_ms: int
     valid_until_ms: int | None
     seq_cutoff: int | None  # of a retired key: the highest number it may still sign
+    epoch_from: int = 0  # the first epoch that it speaks for
+    epoch_until: int | None = None  # the first after that which it does not speak for; None: open
+
+    def speaks_for(self, epoch: int) -> bool:
+        """Say whether the device had this key in that epoch, as far as the registry has given it out."""
+        return self.epoch_from <= epoch and (self.epoch_until is None or epoch < self.epoch_until)
 
 
 class Sender(msgspec.Struct, frozen=True, gc=False):
@@ -60,6 +66,11 @@ class Sender(msgspec.Struct, frozen=True, gc=False):
     tenant_no: int
     key_version: int  # rises with every change of the device's keys or standing
     keys: dict[bytes, Key]
+    transfers: tuple[tuple[int, int], ...] = ()  # before which instant (ms since 1970 UTC) which tenant had the vehicle
+
+    def owner_at(self, instant_ms: float) -> int:
+        """Name the tenant that the vehicle belonged to at that instant."""
+        return next((tenant_no for until_ms, tenant_no in self.transfers if instant_ms < until_ms), self.tenant_no)
 
 
 class KeyRing(msgspec.Struct, frozen=True):

@@ -87,6 +87,8 @@ def _refuse_state(envelope: Envelope, key: Key) -> Refused | None:
         return Refused(envelope, Refusal.KEY_REVOKED, f"key {kid} was revoked")
     if key.state is KeyState.PENDING:
         return Refused(envelope, Refusal.KEY_NOT_VALID, f"key {kid} is not yet in force")
+    if not key.speaks_for(envelope.epoch):
+        return Refused(envelope, Refusal.KEY_NOT_VALID, f"key {kid} does not speak for epoch {envelope.epoch}")
     if received_at_ms < key.valid_from_ms:
         return Refused(envelope, Refusal.KEY_NOT_VALID, f"key {kid} is valid only from {key.valid_from_ms} ms")
     if key.valid_until_ms is not None and received_at_ms >= key.valid_until_ms:

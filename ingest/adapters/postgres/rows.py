@@ -54,10 +54,11 @@ def _message(one: Accepted, topic_no: int, judged_by: int) -> Row:
     envelope, sender = verified.envelope, verified.sender
     record = envelope.record
     expires_at_s = envelope.expires_at_s
+    owner = sender.owner_at(min(envelope.issued_at_s * 1000, record.received_at_ms))
     return (
         topic_no, record.partition, record.offset, record.received_at_ms * 1000, microseconds(envelope.issued_at_s),
         None if expires_at_s is None else microseconds(expires_at_s), one.quality.value, sender.device_no,
-        sender.vehicle_no, sender.tenant_no, verified.key.key_no, envelope.alg, envelope.epoch, envelope.seq,
+        sender.vehicle_no, owner, verified.key.key_no, envelope.alg, envelope.epoch, envelope.seq,
         envelope.boot, envelope.software, envelope.configuration, signed(reading.schema),
         len(reading.samples), verified.digest, record.traceparent, judged_by, record.value,
     )  # fmt: skip

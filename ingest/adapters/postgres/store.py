@@ -303,7 +303,8 @@ def _senders(found: Iterable[asyncpg.Record]) -> dict[str, Sender]:
     for row in found:
         sender = senders.get(row["device_id"])
         if sender is None:
-            sender = Sender(row["device_no"], row["vehicle_no"], row["tenant_no"], row["key_version"], {})
+            transfers = tuple((at_ms, tenant_no) for at_ms, tenant_no in row["transfers"] or ())
+            sender = Sender(row["device_no"], row["vehicle_no"], row["tenant_no"], row["key_version"], {}, transfers)
             senders[row["device_id"]] = sender
         sender.keys[row["kid"]] = _key(row)
     return senders
@@ -313,6 +314,7 @@ def _key(row: asyncpg.Record) -> Key:
     return Key(
         row["key_no"], row["kid"], Algorithm(row["algorithm"]), row["public_key"], KeyState(row["state"]),
         row["valid_from"] // 1000, row["valid_until"] // 1000, row["seq_cutoff"],
+        row["epoch_from"], row["epoch_until"],
     )  # fmt: skip
 
 
