@@ -25,6 +25,7 @@ class Partitions:
         self._drain_s_max = drain_s_max
         self._tasks: dict[int, tuple[asyncio.Task[None], asyncio.Event]] = {}
         self.joined = False  # whether the group has given us any answer yet
+        self.leaving = False
         self.broken: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
     @property
@@ -33,8 +34,10 @@ class Partitions:
         return frozenset(self._tasks)
 
     def begin(self, worker: Worker, partitions: frozenset[int]) -> None:
-        """Tend these, too."""
+        """Tend these, too; unless we are about to leave, of which the group has not heard yet."""
         self.joined = True
+        if self.leaving:
+            return
         for partition in sorted(partitions):
             assert partition not in self._tasks, f"partition {partition} is tended already"
             stopping = asyncio.Event()
@@ -101,6 +104,7 @@ async def until_told(told: asyncio.Event, partitions: Partitions) -> None:
     await asyncio.wait((waiting, partitions.broken), return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     partitions.check()
+    partitions.leaving = True
     log.info("draining", partitions=sorted(partitions.ours))
 
 

@@ -5,7 +5,11 @@ import os
 
 import pytest
 
+from ingest.adapters.memory.log import MemoryLog
+from ingest.adapters.memory.store import MemoryStore
 from ingest.process import Partitions, notice_orphaned, until_told
+from ingest.worker import Worker
+from tests.simulation import corridor
 
 
 async def break_down() -> None:
@@ -53,3 +57,16 @@ async def test_who_has_its_parent_goes_on() -> None:
     async with partitions.alongside(notice_orphaned(os.getppid(), told), "orphaned?"):
         await asyncio.sleep(0.05)
         assert not told.is_set()
+
+
+async def test_who_is_about_to_leave_begins_nothing_that_the_group_may_still_give_it() -> None:
+    log, store = MemoryLog({0: [], 1: []}, 10), MemoryStore({}, [])
+    worker = Worker(corridor.TOPIC, log, store, corridor.examiner(), corridor.kill_nobody, corridor.Listener())
+    partitions, told = Partitions(drain_s_max=1), asyncio.Event()
+    partitions.begin(worker, frozenset({0}))
+    told.set()
+    await until_told(told, partitions)
+    await partitions.end(partitions.ours)
+    partitions.begin(worker, frozenset({0, 1}))
+    assert not partitions.ours
+    partitions.check()
