@@ -1,6 +1,7 @@
 """What is counted, and under which names? Once for each batch, from its Outcome; labels come from closed sets only.
 
-What to be woken for is in deploy/alerts.yaml. That no record is lost cannot be seen here: who counts himself agrees.
+What to be woken for is in deploy/alerts.yaml, and what to do then in deploy/RUNBOOK.md. That no record is lost cannot
+be seen here: who counts himself agrees.
 """
 
 import time
@@ -33,6 +34,7 @@ class Metrics:
         self._build = Gauge("weighbridge_build_info", "What is running: always 1", ("build", "engine"), registry=r)
         self._consumed = Counter("weighbridge_consumed", "Records consumed, by their offsets", registry=r)
         self._messages = Counter("weighbridge_messages", "Verdicts given", ("verdict", "reason"), registry=r)
+        self._unkept = Counter("weighbridge_unkept", "Verdicts without any bytes kept", ("verdict",), registry=r)
         self._samples = Counter("weighbridge_samples", "Samples accepted", ("kind",), registry=r)
         self._records = Histogram("weighbridge_batch_records", "Records in a batch", buckets=RECORDS, registry=r)
         self._seconds = Histogram("weighbridge_batch_seconds", "Reading to commit", buckets=SECONDS, registry=r)
@@ -45,6 +47,7 @@ class Metrics:
         self._clock = clock
         self._progress: dict[int, float] = {}  # when each partition of ours came on last
         self._taken: set[int] = set()  # of ours, those that were taken over at least once
+        self._waiting: set[int] = set()  # of ours, those that wait for a person
         self._takeovers = Counter("weighbridge_takeovers", "Partitions taken over", ("partition",), registry=r)
         self._open(build, engine)
 
@@ -55,6 +58,8 @@ class Metrics:
         self._consumed.inc(consumed)
         for (verdict, reason), number in outcome.counts.items():
             self._messages.labels(verdict, reason).inc(number)
+        for verdict, number in _unkept(outcome).items():
+            self._unkept.labels(verdict).inc(number)
         kinds = Tally(sample.kind for accepted in outcome.accepted for sample in accepted.reading.samples)
         for kind, number in kinds.items():
             self._samples.labels(kind).inc(number)
@@ -68,20 +73,22 @@ class Metrics:
         self._retries.labels(_what(error)).inc()
         if isinstance(error, BrokenLogError):
             self._halted.labels(partition).set(1)
+            self._waiting.add(partition)
 
     def begun(self, partition: int) -> None:
-        """Watch a partition that is ours; its lag is known with its first batch."""
+        """Watch a partition that is ours; its lag is known with its first read."""
         self._progress[partition] = self._clock()
         self._age.labels(partition).set_function(lambda: self._clock() - self._progress[partition])
 
     def taken(self, partition: int) -> None:
         """Count a partition taken over, and its log confirmed."""
         self._taken.add(partition)
+        self._waiting.discard(partition)
         self._halted.labels(partition).set(0)
         self._takeovers.labels(partition).inc()
 
     def idle(self, partition: int, waiting: int) -> None:
-        """Count a read that found nothing as progress, unless something waits."""
+        """Count a read that gave nothing as progress, unless something waits."""
         self._lag.labels(partition).set(waiting)
         if not waiting:
             self._progress[partition] = self._clock()
@@ -91,11 +98,13 @@ class Metrics:
         for gauge in (self._age, self._lag, self._halted):
             gauge.remove(partition)
         self._taken.discard(partition)
+        self._waiting.discard(partition)
         del self._progress[partition]
 
     def find_faults(self) -> list[str]:
-        """Say which partitions of ours are not well, and why."""
-        ages = {partition: self._clock() - since for partition, since in sorted(self._progress.items())}
+        """Say which partitions of ours are not well, and why; not of those for which a new process could do no more."""
+        ours = sorted(self._progress.keys() - self._waiting)
+        ages = {partition: self._clock() - self._progress[partition] for partition in ours}
         strange = [f"partition {number} is assigned but not taken over" for number in ages if number not in self._taken]
         stuck = [
             f"partition {number}: no progress for {age:.0f} s" for number, age in ages.items() if age > STUCK_S_MAX
@@ -112,8 +121,19 @@ class Metrics:
         for verdict, reasons in REASONS.items():
             for reason in reasons:
                 self._messages.labels(verdict, reason)
+        for verdict in (Verdict.DUPLICATE, Verdict.HELD, Verdict.REFUSED):
+            self._unkept.labels(verdict)
         for what in ("fenced", "halted", "trouble"):
             self._retries.labels(what)
+
+
+def _unkept(outcome: Outcome) -> dict[Verdict, int]:
+    """Count those of whose bytes nothing is kept, because there were too many."""
+    ended = [(Verdict.DUPLICATE, one.verified.record) for one in outcome.duplicates]
+    ended += [(Verdict.REFUSED, one.record) for one in outcome.refused if one.record.value]
+    unkept = Tally(verdict for verdict, record in ended if record.offset not in outcome.shown)
+    unkept[Verdict.HELD] = sum(not one.whole for one in outcome.held)
+    return unkept
 
 
 def _what(error: TroubleError) -> str:

@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from ingest.core.device import Algorithm, Key, KeyState, Sender
@@ -9,14 +10,14 @@ from ingest.core.message import Envelope, RawRecord, Reading, Refused, Sample, U
 from ingest.core.outcome import Accepted, Duplicate, Held, Judged, Outcome, Span, account
 from ingest.core.verdict import Hold, Refusal, TimeQuality, Verdict
 from ingest.metrics import REASONS, STUCK_S_MAX, Metrics
-from ingest.ports import FencedError, TroubleError
+from ingest.ports import BrokenLogError, FencedError, TroubleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ingest.worker import Observer
 
-ALERTS = Path(__file__).parents[2] / "deploy" / "alerts.yaml"
+DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 class Clock:
@@ -142,6 +143,36 @@ def test_a_partition_that_never_had_a_batch_can_be_given_up() -> None:
     assert metrics.find_faults() == ["partition 3 is assigned but not taken over"]
 
 
+def test_a_halted_partition_is_told_and_is_no_reason_to_start_a_process_again() -> None:
+    clock = Clock()
+    metrics = Metrics("0.1.0", "portable", clock)
+    for partition in (0, 1):
+        metrics.begun(partition)
+        metrics.taken(partition)
+    metrics.trouble(1, BrokenLogError("x"))
+    clock.now_s += STUCK_S_MAX + 1
+    metrics.idle(0, 0)
+    assert value(metrics, "halted", partition="1") == 1
+    assert value(metrics, "halted", partition="0") == 0
+    assert metrics.find_faults() == []
+    metrics.taken(1)
+    assert value(metrics, "halted", partition="1") == 0
+    assert metrics.find_faults() == [f"partition 1: no progress for {STUCK_S_MAX + 1:.0f} s"]
+    metrics.left(1)
+    assert value(metrics, "halted", partition="1") is None
+
+
+def test_of_what_no_bytes_are_kept_is_counted() -> None:
+    metrics = Metrics("0.1.0", "portable")
+    records = [RawRecord("telemetry.raw", 0, at, 0, content) for at, content in enumerate((b"a", b"b", b""))]
+    refused = [Refused(record, Refusal.MALFORMED, "") for record in records]
+    held = [Held(Unreadable(verified("d"), 1), Hold.QUARANTINED, whole=whole) for whole in (True, False)]
+    outcome = outcome_of([*refused, *held, Duplicate(verified("d"))])
+    metrics.batch(msgspec.structs.replace(outcome, shown={0: 1}), 0.1, 0)
+    counted = {verdict: value(metrics, "unkept_total", verdict=verdict) for verdict in Verdict}
+    assert counted == {"refused": 1, "held": 1, "duplicate": 0, "accepted": None}, "an empty one has nothing to keep"
+
+
 def test_a_batch_and_a_read_that_found_nothing_are_progress() -> None:
     clock = Clock()
     metrics = Metrics("0.1.0", "portable", clock)
@@ -171,19 +202,28 @@ def test_two_workers_in_one_process_do_not_share_their_counts() -> None:
     assert value(other, "takeovers_total", partition="0") is None
 
 
+def rules() -> str:
+    return (DEPLOY / "alerts.yaml").read_text(encoding="utf-8")
+
+
 def test_alerts_speak_of_metrics_labels_and_reasons_that_exist() -> None:
     metrics = Metrics("0.1.0", "portable")
     metrics.begun(0)
     metrics.taken(0)
     metrics.batch(outcome_of(every_verdict("d")), 0.1, 0)
     shown = metrics.render().decode()
-    rules = ALERTS.read_text(encoding="utf-8")
-    for name in re.findall(r"\bweighbridge_\w+", rules):
+    for name in re.findall(r"\b(?:weighbridge|process)_\w+", rules()):
         family = name.removesuffix("_total")
         assert f"# TYPE {name} " in shown or f"# TYPE {family} " in shown, name
-    for selector in re.findall(r"weighbridge_\w+\{(.*?)\}", rules):
-        labels = dict(re.findall(r'(\w+)="(\w*)"', selector))
-        verdict = Verdict(labels.pop("verdict"))
-        assert labels.pop("reason", REASONS[verdict][0]) in REASONS[verdict]
-        assert not labels
-    assert rules.count("- alert:") == rules.count("summary:") == rules.count("action:")
+    for name, selector in re.findall(r"(weighbridge_\w+)\{(.*?)\}", rules()):
+        for label, value in re.findall(r'(\w+)!?="(\w*)"', selector):
+            assert re.search(rf'{name}{{[^}}]*{label}="{value}"', shown), (name, label, value)
+
+
+def test_each_alert_says_what_it_means_is_tried_and_has_its_place_in_the_runbook() -> None:
+    alerts = re.findall(r"- alert: (\w+)", rules())
+    assert len(alerts) == rules().count("summary:") == len(set(alerts))
+    tried = (DEPLOY / "alerts_test.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"alertname: (\w+)", tried)) == set(alerts)
+    runbook = (DEPLOY / "RUNBOOK.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (Weighbridge\w+)$", runbook, re.MULTILINE) == alerts
