@@ -24,7 +24,7 @@ from ingest.core.policy import Policy
 from ingest.core.signature import Engine, Job
 
 CPU_S_MAX = 20  # of a child: what computes without end is known by that, however busy the machine is
-MEMORY_BYTES_MAX = 2 * 2**30  # of address space; a child that examines takes a tenth of it
+MEMORY_BYTES_MAX = 2**30  # of address space; a child that examines the largest batch takes 60 MB
 OOM_FIRST = "1000"  # proc(5), oom_score_adj: where memory is short all the same, the child is to go, not its parent
 PR_SET_PDEATHSIG = 1  # prctl(2)
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from ingest.core.message import Envelope, RawRecord, Refused
 from ingest.core.payload import load
 from ingest.core.policy import Policy
 from ingest.core.signature import Engine
+from ingest.ordeal import CPU_S_MAX, MEMORY_BYTES_MAX
 from ingest.ports import TroubleError
 from ingest.trial import find_killers
 from tests.whole.device import Stranger, ed25519_key, p256_key
@@ -126,6 +128,14 @@ def test_nothing_to_try_needs_no_child() -> None:
     assert event["children"] == 0
 
 
+def test_two_trials_at_once_do_not_disturb_each_other() -> None:
+    async def try_both() -> list[frozenset[int]]:
+        trials = [find_killers(examiner(Frail()), messages(20, {pill: "crash"}), ring()) for pill in (3, 11)]
+        return await asyncio.gather(*trials)
+
+    assert uvloop.run(try_both()) == [{3}, {11}]
+
+
 def test_what_a_library_prints_counts_for_nothing() -> None:
     found, _ = tried(messages(4, {1: "chatter", 2: "crash"}))
     assert found == {2}
@@ -154,12 +164,16 @@ def test_a_signal_from_elsewhere_puts_no_blame_on_the_message_in_progress() -> N
     uvloop.run(strike())
 
 
-def test_a_child_has_no_socket_of_ours_and_ends_when_the_trial_is_cancelled() -> None:
+def test_a_child_has_no_socket_of_ours_is_limited_and_ends_when_the_trial_is_cancelled() -> None:
     async def cancel(ours: Path) -> None:
         async with hanging() as (child, trial):
             theirs = {path.readlink() for path in list_files(child)}
             assert ours not in theirs
             assert len(theirs) == 3, "standard input, standard output, and nowhere"
+            limits = (Path("/proc") / str(child) / "limits").read_text()
+            assert re.search(rf"Max cpu time +{CPU_S_MAX} ", limits)
+            assert re.search(rf"Max address space +{MEMORY_BYTES_MAX} ", limits)
+            assert re.search(r"Max core file size +0 ", limits)
             trial.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await trial
