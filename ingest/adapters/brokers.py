@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterable
 from enum import IntEnum
 
 from aiokafka import AIOKafkaClient, TopicPartition
+from aiokafka.client import CoordinationType
 from aiokafka.errors import (
     KafkaError,
     LeaderNotAvailableError,
@@ -12,6 +13,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
+from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 
@@ -36,12 +38,15 @@ class Brokers:
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
 
-    async def topic(self, name: str) -> Topic | None:
-        """Describe a topic, unless there is none of this name."""
+    async def topic(self, name: str) -> Topic:
+        """Describe a topic. Raises TroubleError if there is none of this name."""
         node = self._client.get_random_node()
         code, topic = topic_of(await self._client.send(node, TopicRequest(name)))
         if for_code(code) is UnknownTopicOrPartitionError:
-            return None
+            raise TroubleError(
+                f"there is no topic {name} at this Kafka: it was deleted, or never made; "
+                "`weighbridge prepare` makes it anew, and what it held before is gone"
+            )
         if code:
             raise for_code(code)(name)
         return topic
@@ -73,6 +78,15 @@ class Brokers:
             raise for_code(code)(at)
         return bytes(data)
 
+    async def members(self, group: str) -> frozenset[str]:
+        """Say who is in a group, by their client ids."""
+        node = await self._client.coordinator_lookup(CoordinationType.GROUP, group)
+        answer = await self._client.send(node, DescribeGroupsRequest([group]))
+        ((code, _, _, _, _, members, *_),) = answer.groups
+        if code:
+            raise for_code(code)(group)
+        return frozenset(client for _, client, *_ in members)
+
 
 @contextlib.asynccontextmanager
 async def ask(kafka: str) -> AsyncIterator[Brokers]:
@@ -97,15 +111,4 @@ async def fetch(kafka: str, at: TopicPartition, offset: int, bytes_max: int) -> 
     Raises OffsetOutOfRangeError, and TroubleError for anything else.
     """
     async with ask(kafka) as brokers:
-        return await brokers.fetch(await existing(brokers, at.topic), at.partition, offset, bytes_max)
-
-
-async def existing(brokers: Brokers, name: str) -> Topic:
-    """Describe a topic that has to be there. Raises TroubleError if it is not."""
-    topic = await brokers.topic(name)
-    if topic is None:
-        raise TroubleError(
-            f"there is no topic {name} at this Kafka: it was deleted, or never made; "
-            "`weighbridge prepare` makes it anew, and what it held before is gone"
-        )
-    return topic
+        return await brokers.fetch(await brokers.topic(at.topic), at.partition, offset, bytes_max)

@@ -5,7 +5,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
 from ingest.adapters.batches import read
-from ingest.adapters.brokers import Brokers, End, ask, existing
+from ingest.adapters.brokers import Brokers, End, ask
 from ingest.adapters.metadata import Topic
 from ingest.core.outcome import hash_of
 from ingest.ports import BrokenLogError, Mark, TroubleError
@@ -32,7 +32,7 @@ class Found(msgspec.Struct, frozen=True):
 async def compare(kafka: str, at: TopicPartition, mark: Mark) -> Found:
     """Compare a log with what is known of it. Raises BrokenLogError, or TroubleError when the brokers do not tell."""
     async with ask(kafka) as brokers:
-        topic = await existing(brokers, at.topic)
+        topic = await brokers.topic(at.topic)
         if mark.log_id not in (None, topic.log_id):
             raise BrokenLogError(
                 f"{_name(at)} is another log than was read so far: its topic's id is {topic.log_id} and was "
@@ -48,7 +48,7 @@ async def compare(kafka: str, at: TopicPartition, mark: Mark) -> Found:
 async def bounds_of(kafka: str, at: TopicPartition) -> Bounds:
     """Ask where a partition's log begins and ends. Raises TroubleError."""
     async with ask(kafka) as brokers:
-        return await _bounds(brokers, await existing(brokers, at.topic), at)
+        return await _bounds(brokers, await brokers.topic(at.topic), at)
 
 
 def check(at: TopicPartition, offset: int, bounds: Bounds) -> None:

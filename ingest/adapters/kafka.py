@@ -6,10 +6,11 @@ fetch for each partition. The group's own offsets are written for the tools that
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.codec import has_gzip, has_lz4, has_snappy, has_zstd
 from aiokafka.errors import (
     ConsumerStoppedError,
@@ -22,6 +23,7 @@ from aiokafka.errors import (
 )
 
 from ingest.adapters import batches, brokers, continuity
+from ingest.adapters.watch import VIGILANCE, Vigilance, Watch
 from ingest.config import Settings
 from ingest.core.message import RawRecord
 from ingest.ports import Mark, TroubleError
@@ -41,17 +43,32 @@ Failed = Callable[[Exception], None]
 class KafkaLog:
     """One topic, read as a member of a group. Use `open_log`."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, settings: Settings) -> None:
+    def __init__(self, consumer: AIOKafkaConsumer, settings: Settings, watch: Watch) -> None:
         self._consumer = consumer
         self._settings = settings
+        self._watch = watch
+        self._beside: list[asyncio.Task[None]] = []  # the work beside reading
         self._done: dict[TopicPartition, int] = {}
         self._doubts: dict[int, tuple[int, int]] = {}  # a hole at the start, seen once: from, to
         self._anew: dict[int, int] = {}  # up to here, the end of a batch, we read for ourselves
         self._markers: dict[int, tuple[int, int]] = {}  # behind the last record, and where the consumer stands
 
     def join(self, assigned: Rebalanced, revoked: Rebalanced, failed: Failed) -> None:
-        """Join the group, and hear of partitions from now on; `failed` hears of what goes wrong in the other two."""
+        """Join the group, and hear of partitions from now on.
+
+        `failed` hears of what goes wrong in the other two, and of a consumer that has stopped without a word.
+        """
         self._consumer.subscribe([self._settings.topic], listener=_Listener(assigned, revoked, failed))
+        self._beside += [
+            asyncio.create_task(self._advise(), name="advise"),
+            asyncio.create_task(self._watch.keep(self._ours, failed), name="watch"),
+        ]
+
+    async def rest(self) -> None:
+        """End the work beside reading."""
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
 
     def seek(self, partition: int, offset: int) -> None:
         """See ingest.ports.Log."""
@@ -64,10 +81,12 @@ class KafkaLog:
         """See ingest.ports.Log. The brokers are asked, apart from the consumer."""
         found = await continuity.compare(self._settings.kafka, self._at(partition), mark)
         self._markers.pop(partition, None)  # they may have been those of another log
+        self._watch.confirmed(partition, found)
         return found.log_id
 
     async def read(self, partition: int, offset: int) -> Sequence[RawRecord]:
         """See ingest.ports.Log. A hole at the start is believed when two readings agree about it."""
+        self._watch.asked(partition, offset)
         records = await self._gather(partition, offset)
         position = await self._position(partition, offset)
         first = records[0].offset if records else position
@@ -91,10 +110,12 @@ class KafkaLog:
         at = self._at(partition)
         start, end = self._markers.get(partition, (0, 0))
         read_to = max(next_offset, end) if next_offset == start else next_offset
-        log_end = self._consumer.highwater(at) if at in self._consumer.assignment() else None
-        return max(0, (log_end or read_to) - read_to)
+        if at not in self._consumer.assignment():
+            return 0
+        log_end = max(self._consumer.highwater(at) or 0, self._watch.end(partition))
+        return max(0, log_end - read_to)
 
-    async def advise(self) -> None:
+    async def _advise(self) -> None:
         """Write the committed offsets to the group every few seconds, for tools that show lag; it may fail."""
         while True:
             await asyncio.sleep(ADVISE_EVERY_S)
@@ -105,6 +126,9 @@ class KafkaLog:
                 except Exception as error:  # noqa: BLE001 (whatever it is, the next try may go well)
                     structlog.get_logger().info("not_advised", error=f"{type(error).__name__}: {error}")
 
+    def _ours(self) -> frozenset[int]:
+        return frozenset(at.partition for at in self._consumer.assignment())
+
     def _at(self, partition: int) -> TopicPartition:
         return TopicPartition(self._settings.topic, partition)
 
@@ -112,6 +136,8 @@ class KafkaLog:
         """Take what is there, and wait for more until the batch is full or its time is up."""
         loop, limits = asyncio.get_running_loop(), self._settings
         records = await self._fetch(partition, offset, limits.batch_records_max, limits.batch_wait_ms)
+        if records:
+            self._watch.given(partition)
         size, until = _bytes(records), loop.time() + limits.batch_wait_ms / 1000
         while records and len(records) < limits.batch_records_max and size < limits.batch_bytes_max:
             left_ms = int((until - loop.time()) * 1000)
@@ -150,10 +176,7 @@ class KafkaLog:
         if offset < self._anew.get(partition, 0):
             return await self._read_anew(partition, offset, records_max, "the rest of a batch")
         try:
-            fetching = self._consumer.getmany(at, timeout_ms=wait_ms, max_records=records_max)
-            fetched = await asyncio.wait_for(fetching, wait_ms / 1000 + REBALANCE_S_MAX)
-        except TimeoutError:
-            return []
+            given = await self._ask_consumer(at, records_max, wait_ms)
         except NoOffsetForPartitionError:  # our seek came before the group's answer, which is that it has no offset
             self.seek(partition, offset)
             return []
@@ -167,11 +190,23 @@ class KafkaLog:
         except Exception as error:  # noqa: BLE001 (a record can make the library raise anything, and it must not stop us)
             why = type(error).__name__
         else:
-            records = [batches.taken(record) for record in fetched.get(at, ()) if record.offset >= offset]
+            records = [batches.taken(record) for record in given if record.offset >= offset]
             if all(record.offset == expected for expected, record in enumerate(records, offset)):
                 return records
             why = "a gap"
         return await self._read_anew(partition, offset, records_max, why)
+
+    async def _ask_consumer(self, at: TopicPartition, records_max: int, wait_ms: int) -> Sequence[ConsumerRecord]:
+        fetching = self._consumer.getmany(at, timeout_ms=wait_ms, max_records=records_max)
+        try:
+            fetched = await asyncio.wait_for(fetching, wait_ms / 1000 + REBALANCE_S_MAX)
+        except TimeoutError:
+            return []
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            raise ConsumerStoppedError("a task of its own was cancelled") from error
+        return fetched.get(at, [])  # type: ignore[no-any-return]  # aiokafka carries no types
 
     async def _read_anew(self, partition: int, offset: int, records_max: int, why: str) -> list[RawRecord]:
         """Read for ourselves, batch by batch, what the library stumbles over or may have been deceived about.
@@ -216,11 +251,13 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ca
 
 
 @contextlib.asynccontextmanager
-async def open_log(settings: Settings) -> AsyncIterator[KafkaLog]:
+async def open_log(settings: Settings, vigilance: Vigilance = VIGILANCE) -> AsyncIterator[KafkaLog]:
     """Connect to the brokers; leave the group, if joined, at the end of the block. Raises TroubleError."""
     _check_codecs()
+    member = f"weighbridge-{secrets.token_hex(8)}"
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka,
+        client_id=member,
         group_id=settings.group,
         enable_auto_commit=False,
         auto_offset_reset="none",
@@ -235,17 +272,19 @@ async def open_log(settings: Settings) -> AsyncIterator[KafkaLog]:
         session_timeout_ms=10_000,
         heartbeat_interval_ms=2_000,
     )
-    log = KafkaLog(consumer, settings)
+    log = KafkaLog(consumer, settings, Watch(settings, member, vigilance))
     try:
         await _start(consumer)
-        advising = asyncio.create_task(log.advise())
-        try:
-            yield log
-        finally:
-            advising.cancel()
-            await asyncio.gather(advising, return_exceptions=True)
+        yield log
     finally:
+        await log.rest()
         await _leave(consumer)
+
+
+def _is_cancelled() -> bool:
+    """Say whether it is us who are cancelled. The library passes on what befell its tasks; we would end unnoticed."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 async def _leave(consumer: AIOKafkaConsumer) -> None:

@@ -2,15 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.errors import UnknownTopicOrPartitionError
 
 from ingest.adapters.kafka import KafkaLog, open_log
+from ingest.adapters.watch import VIGILANCE, Vigilance
 from ingest.config import Settings
 from ingest.core.message import RawRecord
 
 READS_MAX = 50
+ATTEMPTS = 100
 
 
 def settings_for(kafka: str, topic: str) -> Settings:
@@ -18,9 +23,16 @@ def settings_for(kafka: str, topic: str) -> Settings:
     return Settings(kafka=kafka, topic=topic, group=topic, batch_wait_ms=100)
 
 
+def refuse(error: Exception) -> None:
+    """Hear of a failure where there may be none."""
+    raise error
+
+
 @contextlib.asynccontextmanager
-async def joined(settings: Settings, failures: list[Exception] | None = None) -> AsyncIterator[KafkaLog]:
-    """Open the log, and wait for its only partition. What the log says is wrong is raised, or taken down."""
+async def joined(
+    settings: Settings, failed: Callable[[Exception], None] = refuse, vigilance: Vigilance = VIGILANCE
+) -> AsyncIterator[KafkaLog]:
+    """Open the log, and wait for its only partition."""
     ours = asyncio.Event()
 
     async def assigned(_: frozenset[int]) -> None:
@@ -29,12 +41,7 @@ async def joined(settings: Settings, failures: list[Exception] | None = None) ->
     async def revoked(_: frozenset[int]) -> None:
         pass
 
-    def failed(error: Exception) -> None:
-        if failures is None:
-            raise error
-        failures.append(error)
-
-    async with open_log(settings) as log:
+    async with open_log(settings, vigilance) as log:
         log.join(assigned, revoked, failed)
         await asyncio.wait_for(ours.wait(), 30)
         yield log
@@ -61,3 +68,47 @@ async def read_some(log: KafkaLog, offset: int) -> list[RawRecord]:
         if records := await log.read(0, offset):
             return list(records)
     raise AssertionError("nothing came")
+
+
+@contextlib.asynccontextmanager
+async def administering(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Do what the group's members may not."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def forget(settings: Settings, before: int) -> None:
+    """Take the oldest records out of the log, as retention does."""
+    async with administering(settings) as admin:
+        await admin.delete_records({TopicPartition(settings.topic, 0): RecordsToDelete(before_offset=before)})
+
+
+async def delete(settings: Settings) -> None:
+    """Delete the topic."""
+    async with administering(settings) as admin:
+        await admin.delete_topics([settings.topic])
+        await _settle(admin, settings.topic, UnknownTopicOrPartitionError.errno)
+
+
+async def replace(settings: Settings) -> None:
+    """Delete the topic, and make another of its name at once: a consumer may not see that it was gone."""
+    wanted = NewTopic(settings.topic, 1, 1, topic_configs={"message.timestamp.type": "LogAppendTime"})
+    async with administering(settings) as admin:
+        await admin.delete_topics([settings.topic])
+        answer = await admin.create_topics([wanted])
+        assert all(code == 0 for _, code, *_ in answer.topic_errors), answer
+        await _settle(admin, settings.topic, 0)
+
+
+async def _settle(admin: AIOKafkaAdminClient, topic: str, code: int) -> None:
+    """Wait until the brokers say this of the topic and of its partition."""
+    for _ in range(ATTEMPTS):
+        (known,) = await admin.describe_topics([topic])
+        if {known["error_code"], *(one["error_code"] for one in known["partitions"])} == {code}:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("the brokers did not settle")

@@ -13,6 +13,7 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from deploy import embedded
 from ingest.adapters.kafka import KafkaLog, open_log
+from ingest.adapters.watch import VIGILANCE, Watch
 from ingest.config import Settings
 from ingest.ports import TroubleError
 from tests.whole.batch import GZIP, append, batch, record, squeezed
@@ -133,7 +134,8 @@ async def test_a_read_that_a_rebalance_holds_up_comes_back_without_records() -> 
         def assignment(self) -> set[TopicPartition]:
             return set()
 
-    log = KafkaLog(Rebalancing(), Settings(batch_wait_ms=1))
+    settings = Settings(batch_wait_ms=1)
+    log = KafkaLog(Rebalancing(), settings, Watch(settings, "nobody", VIGILANCE))
     assert await asyncio.wait_for(log.read(0, 0), 10) == []
 
 

@@ -1,27 +1,20 @@
 """Whether a log is the one that was read so far, and whole where it was not judged yet, is found out: on real Kafka."""
 
-import asyncio
-from collections.abc import AsyncIterator
-
 import pytest
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.admin.records_to_delete import RecordsToDelete
-from aiokafka.errors import UnknownTopicOrPartitionError
 
 from deploy import embedded
 from ingest.adapters.kafka import KafkaLog
+from ingest.adapters.watch import VIGILANCE, Watch
 from ingest.config import Settings
 from ingest.core.outcome import hash_of
 from ingest.ports import BrokenLogError, Mark, TroubleError
-from tests.adapters.member import joined, read_some, send, settings_for, transact
+from tests.adapters.member import delete, forget, joined, read_some, replace, send, settings_for, transact
 from tests.conftest import FreshTopic
 
 pytestmark = pytest.mark.real
 
 VALUES = [b"0", b"1", b"2", b"3", b"4"]
 NOTHING = Mark(0, None, None)
-ATTEMPTS = 100
 
 
 @pytest.fixture
@@ -29,12 +22,9 @@ async def settings(servers: embedded.Addresses, fresh_topic: FreshTopic) -> Sett
     return settings_for(servers.kafka, await fresh_topic())
 
 
-@pytest.fixture
-async def admin(servers: embedded.Addresses) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers.kafka)
-    await admin.start()
-    yield admin
-    await admin.close()
+def unread(settings: Settings) -> KafkaLog:
+    """A log that has no consumer: to confirm, it needs none."""
+    return KafkaLog(None, settings, Watch(settings, "nobody", VIGILANCE))
 
 
 async def read_up_to(log: KafkaLog, next_offset: int) -> Mark:
@@ -45,62 +35,29 @@ async def read_up_to(log: KafkaLog, next_offset: int) -> Mark:
     return Mark(next_offset, log_id, hash_of(records[next_offset - 1]))
 
 
-async def forget(admin: AIOKafkaAdminClient, topic: str, before: int) -> None:
-    """Take the oldest records out of the log, as retention does."""
-    await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=before)})
-
-
-async def replace(admin: AIOKafkaAdminClient, topic: str) -> None:
-    """Delete the topic, and make another of its name."""
-    await delete(admin, topic)
-    await admin.create_topics([NewTopic(topic, 1, 1, topic_configs={"message.timestamp.type": "LogAppendTime"})])
-    await described(admin, topic, 0)
-
-
-async def delete(admin: AIOKafkaAdminClient, topic: str) -> None:
-    await admin.delete_topics([topic])
-    await described(admin, topic, UnknownTopicOrPartitionError.errno)
-
-
-async def described(admin: AIOKafkaAdminClient, topic: str, code: int) -> None:
-    """Wait until the brokers say this of the topic and of its partition."""
-    for _ in range(ATTEMPTS):
-        (known,) = await admin.describe_topics([topic])
-        if {known["error_code"], *(one["error_code"] for one in known["partitions"])} <= {code}:
-            return
-        await asyncio.sleep(0.1)
-    raise AssertionError("the brokers did not settle")
-
-
 @pytest.mark.parametrize("before", [3, 4, 5])
-async def test_records_that_went_after_they_were_judged_are_not_missed(
-    settings: Settings, admin: AIOKafkaAdminClient, before: int
-) -> None:
+async def test_records_that_went_after_they_were_judged_are_not_missed(settings: Settings, before: int) -> None:
     await send(settings, VALUES)
     async with joined(settings) as log:
         mark = await read_up_to(log, 5)
-        await forget(admin, settings.topic, before)
+        await forget(settings, before)
         assert await log.confirm(0, mark) == mark.log_id
 
 
-async def test_records_that_went_before_they_were_judged_break_the_log(
-    settings: Settings, admin: AIOKafkaAdminClient
-) -> None:
+async def test_records_that_went_before_they_were_judged_break_the_log(settings: Settings) -> None:
     await send(settings, VALUES)
     async with joined(settings) as log:
         mark = await read_up_to(log, 2)
-        await forget(admin, settings.topic, 3)
+        await forget(settings, 3)
         with pytest.raises(BrokenLogError, match=r"begins at offset 3 .* up to 2 only.*weighbridge partitions resume"):
             await log.confirm(0, mark)
         assert await log.confirm(0, NOTHING) == mark.log_id  # where nothing was read yet, any beginning is right
 
 
-async def test_a_log_whose_oldest_records_go_while_it_is_read_is_broken(
-    settings: Settings, admin: AIOKafkaAdminClient
-) -> None:
+async def test_a_log_whose_oldest_records_go_while_it_is_read_is_broken(settings: Settings) -> None:
     await send(settings, VALUES)
     async with joined(settings) as log:
-        await forget(admin, settings.topic, 3)
+        await forget(settings, 3)
         log.seek(0, 2)
         with pytest.raises(BrokenLogError, match="begins at offset 3"):
             await read_some(log, 2)
@@ -116,12 +73,12 @@ async def test_a_log_that_was_cut_off_below_what_is_read_next_is_broken(settings
 
 @pytest.mark.parametrize("values", [[], VALUES[:1], VALUES * 2])
 async def test_a_topic_that_was_made_anew_is_another_log_however_long_it_is(
-    settings: Settings, admin: AIOKafkaAdminClient, values: list[bytes]
+    settings: Settings, values: list[bytes]
 ) -> None:
     await send(settings, VALUES)
     async with joined(settings) as log:
         mark = await read_up_to(log, 3)
-        await replace(admin, settings.topic)
+        await replace(settings)
         await send(settings, values)
         with pytest.raises(BrokenLogError, match=rf"another log.* was {mark.log_id}.*weighbridge partitions resume"):
             await log.confirm(0, mark)
@@ -155,19 +112,16 @@ async def test_a_record_that_is_gone_or_is_no_record_says_nothing(settings: Sett
         assert await log.confirm(0, Mark(4, mark.log_id, mark.record_hash)) == mark.log_id
 
 
-async def test_a_topic_that_is_not_there_is_trouble_that_says_so(
-    settings: Settings, admin: AIOKafkaAdminClient, fresh_topic: FreshTopic
-) -> None:
-    gone = await fresh_topic()
-    await delete(admin, gone)
-    log = KafkaLog(None, settings_for(settings.kafka, gone))  # the consumer is not asked
-    with pytest.raises(TroubleError, match=f"there is no topic {gone}") as caught:
+async def test_a_topic_that_is_not_there_is_trouble_that_says_so(settings: Settings) -> None:
+    await delete(settings)
+    log = unread(settings)
+    with pytest.raises(TroubleError, match=f"there is no topic {settings.topic}") as caught:
         await log.confirm(0, NOTHING)
     assert not isinstance(caught.value, BrokenLogError)
 
 
 async def test_brokers_that_cannot_be_asked_are_trouble() -> None:
-    log = KafkaLog(None, settings_for("127.0.0.1:1", "any"))
+    log = unread(settings_for("127.0.0.1:1", "any"))
     with pytest.raises(TroubleError, match=r"asking Kafka at 127\.0\.0\.1:1") as caught:
         await log.confirm(0, NOTHING)
     assert not isinstance(caught.value, BrokenLogError)
