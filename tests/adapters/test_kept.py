@@ -31,18 +31,18 @@ POLICY = Policy(refused_bytes_max=100)
 LONG = bytes(range(256)) * 4
 
 
-async def weigh(database: str, messages: Sequence[Examined]) -> None:
+async def weigh(database: str, messages: Sequence[Examined], policy: Policy = POLICY) -> None:
     """Take the first batch of partition 0 through judge and commit; the import of its key made key version 2."""
     connection = await connect(database, "test")
     await import_devices(connection, [Entry("d-1", "tenant", "vehicle", EPOCH, b"k", Algorithm.ED25519, bytes(32))])
     await connection.close()
-    store = PostgresStore(database, Provenance("test", "none", POLICY, load(schemas.read_telemetry()).schemas))
+    store = PostgresStore(database, Provenance("test", "none", policy, load(schemas.read_telemetry()).schemas))
     records = [m.record if isinstance(m, Refused) else m.verified.record for m in messages]
     async with store.take_over("t", 0) as lease, lease.transaction() as transaction:
         devices = await transaction.recall(messages)
         priors = await transaction.priors(suspects(messages, devices))
-        outcome = judge(messages, devices, priors, POLICY, span_of(records, 0))
-        await transaction.commit(allot(outcome, lease.allowance, POLICY))
+        outcome = judge(messages, devices, priors, policy, span_of(records, lease.next_offset))
+        await transaction.commit(allot(outcome, lease.allowance, policy))
 
 
 async def fetch(database: str, query: str) -> list[tuple[object, ...]]:
@@ -76,6 +76,34 @@ async def test_a_held_message_is_kept_whole_and_its_duplicate_is_noted(store_dat
         store_database, "select kafka_offset, verdict, reason, envelope_bytes from weighbridge.exception"
     )
     assert noted == [(1, "duplicate", None, 1_024)]
+
+
+async def test_what_is_more_than_may_be_kept_has_a_row_without_bytes(store_database: str) -> None:
+    policy = Policy(refused_bytes_max=100, refused_burst_bytes_max=250, refused_bytes_per_s_max=1)
+    forged = [examined(Say(seq, authentic=False, value=LONG), seq - 1) for seq in range(1, 5)]
+    pill = Refused(RawRecord("t", 0, 4, NOW_MS, LONG), Refusal.POISON, "it ended the process that examined it")
+    await weigh(store_database, forged[:2], policy)
+    await weigh(store_database, [*forged[2:], pill], policy)
+    kept = await fetch(
+        store_database,
+        "select kafka_offset, reason, envelope_bytes, envelope from weighbridge.exception order by kafka_offset",
+    )
+    beginnings = [LONG[:100], LONG[:100], None, None]
+    assert kept == [
+        *((at, "bad_signature", 1_024, beginning) for at, beginning in enumerate(beginnings)),
+        (4, "poison", 1_024, LONG),
+    ]
+
+
+async def test_a_device_that_has_filled_its_share_of_the_lane_is_held_without_bytes(store_database: str) -> None:
+    policy = Policy(held_bytes_max=2_500)
+    waiting = [Say(seq, readable=False, key_version=2, value=LONG) for seq in range(1, 4)]
+    await weigh(store_database, [examined(say, at) for at, say in enumerate(waiting[:1])], policy)
+    await weigh(store_database, [examined(say, at) for at, say in enumerate([*waiting[1:], waiting[2]], 1)], policy)
+    held = await fetch(store_database, "select seq, envelope_bytes, envelope from weighbridge.held order by seq")
+    assert held == [(1, 1_024, LONG), (2, 1_024, LONG), (3, 1_024, None)]
+    assert await fetch(store_database, "select held, held_bytes from store.device_state") == [(3, 2_048)]
+    assert await fetch(store_database, "select kafka_offset, verdict from weighbridge.exception") == [(3, "duplicate")]
 
 
 async def test_offsets_that_the_log_holds_no_record_for_are_written_down(store_database: str) -> None:

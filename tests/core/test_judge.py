@@ -13,6 +13,7 @@ from ingest.core.device import BOOTS_MAX, KeyState, Standing
 from ingest.core.judge import KeysMovedError, Prior
 from ingest.core.policy import Policy
 from ingest.core.sequence import Ledger
+from ingest.core.verdict import Verdict
 from tests.core.court import DAY_S, EPOCH, Court, Say, trusted
 
 JUMP = Policy().seq_jump_max
@@ -302,6 +303,35 @@ def test_only_rows_that_change_are_written_and_in_lock_order() -> None:
     assert [device.device_no for device in outcome.devices] == [1, 3]
 
 
+def waiting(seq: int, device_no: int = 1, size: int = 100) -> Say:
+    return Say(seq, device_no=device_no, readable=False, value=bytes(size))
+
+
+def test_a_device_that_fills_its_share_keeps_rows_without_bytes_and_loses_no_count() -> None:
+    court = Court(trusted(1), trusted(2), policy=Policy(held_bytes_max=250))
+    says = [waiting(seq) for seq in range(1, 6)]
+    outcome = court.judge(*says)
+    assert [held.whole for held in outcome.held] == [True, True, False, False, False]
+    assert court.weigh(*says) == ["schema_unknown"] * 5
+    assert (court.device.held, court.device.held_bytes) == (5, 200)
+    assert court.weigh(*says) == ["duplicate"] * 5
+    assert (court.device.held, court.device.held_bytes) == (5, 200)
+
+
+def test_what_is_small_enough_for_the_rest_of_a_share_is_still_kept_to_the_byte() -> None:
+    court = Court(replace(trusted(), held=2, held_bytes=200), policy=Policy(held_bytes_max=250))
+    outcome = court.judge(waiting(1, size=51), waiting(2, size=50))
+    assert [held.whole for held in outcome.held] == [False, True]
+    assert (outcome.devices[0].held, outcome.devices[0].held_bytes) == (4, 250)
+
+
+def test_one_device_that_has_filled_its_share_costs_another_one_nothing() -> None:
+    court = Court(replace(trusted(1), held=9, held_bytes=250), trusted(2), policy=Policy(held_bytes_max=250))
+    outcome = court.judge(waiting(1), waiting(1, device_no=2), Say(2, value=bytes(100)))
+    assert [(held.verified.sender.device_no, held.whole) for held in outcome.held] == [(1, False), (2, True)]
+    assert outcome.total(Verdict.ACCEPTED) == 1
+
+
 any_say = st.builds(
     Say,
     seq=st.integers(1, 12) | st.just(JUMP + 13),
@@ -312,6 +342,7 @@ any_say = st.builds(
     readable=st.sampled_from((True, True, True, False)),
     authentic=st.sampled_from((True, True, True, False)),
     device_no=st.integers(1, 2),
+    value=st.sampled_from((bytes(10), bytes(70))),
 )
 
 
@@ -319,7 +350,7 @@ any_say = st.builds(
 @given(st.lists(any_say, min_size=1, max_size=40), st.sets(st.integers(1, 39), max_size=6))
 def test_any_way_of_cutting_into_batches_gives_the_same_verdicts_and_rows(says: list[Say], cuts: set[int]) -> None:
     closed = {EPOCH - 1: Ledger((3, 5), 0, 3, 4, 2)}
-    policy = Policy(ledger_ranges_max=2)
+    policy = Policy(ledger_ranges_max=2, held_bytes_max=200)
     whole, cut = (Court(trusted(1, closed), trusted(2, closed), policy=policy) for _ in range(2))
     batches = [says[start:end] for start, end in itertools.pairwise([0, *sorted(cuts), len(says)]) if says[start:end]]
     found = [word for batch in batches for word in cut.weigh(*batch)]

@@ -3,7 +3,7 @@
 import pytest
 
 from ingest.core.message import RawRecord, Refused
-from ingest.core.outcome import Accepted, Duplicate, Held, Judged, Span, account, span_of, verdict_of
+from ingest.core.outcome import Accepted, Duplicate, Held, Judged, Span, account, hash_of, span_of, verdict_of
 from ingest.core.verdict import Hold, Refusal, TimeQuality, Verdict
 from tests.core.court import Court, Say, examined
 
@@ -17,11 +17,20 @@ def refused(offset: int) -> Refused:
 
 
 def test_a_span_runs_from_where_the_last_ended_to_behind_its_last_record() -> None:
-    assert span_of([record(5), record(6)], 5) == Span("t", 3, 5, 7)
+    assert span_of([record(5), record(6)], 5) == Span("t", 3, 5, 7, (), hash_of(record(6)))
 
 
 def test_a_span_names_what_the_log_skipped() -> None:
-    assert span_of([record(7), record(8), record(11)], 5) == Span("t", 3, 5, 12, ((5, 7), (9, 11)))
+    assert span_of([record(7), record(8), record(11)], 5) == Span("t", 3, 5, 12, ((5, 7), (9, 11)), hash_of(record(11)))
+
+
+def test_a_record_is_known_again_by_its_bytes_and_its_time_wherever_it_stands() -> None:
+    """Headers and keys are not ours; the broker's time tells two records of the same bytes apart."""
+    known = hash_of(RawRecord("t", 3, 5, 1_000, b"abc"))
+    assert hash_of(RawRecord("u", 1, 9, 1_000, b"abc", "00-trace")) == known
+    assert hash_of(RawRecord("t", 3, 5, 1_001, b"abc")) != known
+    assert hash_of(RawRecord("t", 3, 5, 1_000, b"abd")) != known
+    assert hash_of(RawRecord("t", 3, 5, -1, b"")) != hash_of(RawRecord("t", 3, 5, 1, b""))
 
 
 @pytest.mark.parametrize("offsets", [[4], [5, 5], [6, 5]])
