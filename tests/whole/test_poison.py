@@ -13,8 +13,8 @@ pytestmark = pytest.mark.real
 
 BATCH = 40
 PARTITIONS = 2
-ROUNDS = 150
-PILLS = {(0, 0), (0, 7), (0, 8), (0, 120), (1, 60)}  # partition and round: at the start, close together, batches apart
+ROUNDS = 120
+PILLS = {(0, 0), (0, 7), (0, 8), (0, 100), (1, 20)}  # partition and round: first of all, close together, batches apart
 DEATHS_PER_PILL_MAX = 3
 STORM_S_MAX = 240.0  # each death is known to the group only when its session has timed out, after 10 s
 
