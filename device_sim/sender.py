@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.errors import DuplicateSequenceNumber, KafkaError, KafkaTimeoutError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import RecordMetadata
 
@@ -144,7 +144,7 @@ class _Run:
         """Turn acknowledgements into truth, in the order of the sends; wait only while too many are outstanding."""
         while self._outstanding and (self._outstanding[0][0].done() or len(self._outstanding) > outstanding_max):
             future, send = self._outstanding[0]
-            landed = future.result() if future.done() else await _acknowledged(future)
+            landed = _placed(future.result() if future.done() else await _acknowledged(future))
             self._outstanding.popleft()
             self._deserved[send.verdict, send.reason] += 1
             self._ends[landed.partition] = landed.offset + 1
@@ -176,6 +176,17 @@ async def _acknowledged(future: asyncio.Future[RecordMetadata]) -> RecordMetadat
         return await asyncio.wait_for(asyncio.shield(future), ACKNOWLEDGE_S_MAX)
     except TimeoutError:
         raise KafkaTimeoutError(f"no acknowledgement for {ACKNOWLEDGE_S_MAX:.0f} s") from None
+
+
+def _placed(landed: RecordMetadata) -> RecordMetadata:
+    """Pass on an acknowledgement that says where. Raises DuplicateSequenceNumber when it only says that it landed.
+
+    That is what a broker answers to a repetition whose first try it has forgotten; aiokafka makes a success of it, with
+    offsets that count from -1. What tells it is that the log's beginning is not known either.
+    """
+    if landed.log_start_offset < 0:
+        raise DuplicateSequenceNumber(f"what was sent stands in partition {landed.partition}, and nobody knows where")
+    return landed
 
 
 def _deserved(landed: RecordMetadata, send: Send) -> Deserved:

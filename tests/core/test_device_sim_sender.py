@@ -7,6 +7,8 @@ from itertools import groupby, islice
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import DuplicateSequenceNumber
+from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.structs import ConsumerRecord
 
 from deploy.embedded import Addresses
@@ -67,6 +69,22 @@ async def test_a_devices_messages_stand_in_the_order_in_which_they_were_sent(
         positions = [(row.partition, row.offset) for row in rows]
         assert len({partition for partition, _ in positions}) == 1
         assert positions == sorted(positions)
+
+
+async def test_what_landed_nobody_knows_where_has_no_truth(
+    servers: Addresses, fresh_topic: FreshTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the broker has forgotten the first try of a repetition: it knows neither offset nor time."""
+    done = MessageBatch.done
+
+    def forgotten(batch: MessageBatch, *_: int) -> None:
+        done(batch, -1, -1, -1)
+
+    monkeypatch.setattr(MessageBatch, "done", forgotten)
+    topic, truth = await fresh_topic(partitions=PARTITIONS), list[Deserved]()
+    with pytest.raises(DuplicateSequenceNumber, match="nobody knows where"):
+        await drive(fleet_sends(), Pace(), Target(servers.kafka, topic), truth.append)
+    assert truth == []
 
 
 async def test_copies_for_other_partitions_go_there(servers: Addresses, fresh_topic: FreshTopic) -> None:
