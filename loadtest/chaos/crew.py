@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ import msgspec
 EXIT_S_MAX = 10.0  # what a worker that is told to stop may take
 GIVE_UP_S = 30.0
 LISTEN_LOOKS_MAX = 100
+ENDS_NOBODY = "ends nobody"  # the variant of `variants` that a rival is
 
 
 class Member(msgspec.Struct, eq=False):
@@ -39,11 +40,12 @@ class Exit(msgspec.Struct, frozen=True):
 
 
 class Crew:
-    """The worker processes."""
+    """The worker processes; `broken` names what is wrong with them, see `variants`."""
 
-    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, environ: Mapping[str, str], broken: Sequence[str] = ()) -> None:
         self._folder = folder
         self._environ = dict(environ)
+        self._broken = broken
         self._journals: list[Path] = []
         self.members: list[Member] = []
         self.exits: list[Exit] = []
@@ -51,12 +53,19 @@ class Crew:
 
     async def start(self) -> Member:
         """Start one more."""
+        return await self._start(self._broken, self._environ)
+
+    async def start_rival(self) -> Member:
+        """Start one in a group of its own: all partitions are its, and the backends of others are left alive."""
+        group = {"WEIGHBRIDGE_GROUP": f"rival-{len(self._journals)}"}
+        return await self._start([*self._broken, ENDS_NOBODY], self._environ | group)
+
+    async def _start(self, broken: Sequence[str], environ: Mapping[str, str]) -> Member:
         journal = self._folder / f"worker-{len(self._journals)}.jsonl"
         self._journals.append(journal)
+        module = ["loadtest.chaos.variants", *broken] if broken else ["ingest", "worker"]
         with journal.open("wb") as file:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "ingest", "worker", env=self._environ, stderr=file
-            )
+            process = await asyncio.create_subprocess_exec(sys.executable, "-m", *module, env=environ, stderr=file)
         member = Member(process, journal)
         self.members.append(member)
         return member
@@ -116,6 +125,10 @@ class Crew:
     async def close(self) -> None:
         """Tell all of them to stop."""
         await asyncio.gather(*(self.stop(member) for member in list(self.members)))
+
+    def mentions(self, word: bytes) -> int:
+        """Count how often this stands in the journals so far."""
+        return sum(path.read_bytes().count(word) for path in self._journals)
 
     def events(self) -> list[Counter[str]]:
         """Count what each journal says, by event; a line that is no event is `strange`."""

@@ -12,11 +12,13 @@ class Fault(StrEnum):
     """What is done to the house."""
 
     KILL = "kill"  # kill -9 of a worker; it is started again
-    ZOMBIE = "zombie"  # SIGSTOP for longer than the session timeout, then SIGCONT
-    USURP = "usurp"  # a lease taken over, its owner's backend alive: only the fence is left
+    ZOMBIE = "zombie"  # SIGSTOP until its partitions have been given away, then SIGCONT
+    RIVAL = "rival"  # a worker of another group takes everything over, and ends no backend: only the fence is left
     TERMINATE = "terminate"  # pg_terminate_backend of a lease's owner
     DATABASE_CRASH = "database-crash"  # immediate stop, then a start
     DATABASE_OUTAGE = "database-outage"  # down for some seconds
+    LONG_OUTAGE = "long-outage"  # down for a fifth of the storm
+    DISK_FULL = "disk-full"  # of the tables
     COMMIT_UNSENT = "commit-unsent"  # cut before the COMMIT reached PostgreSQL
     COMMIT_UNANSWERED = "commit-unanswered"  # cut after it did, before the reply
     CUT = "cut"  # all connections to PostgreSQL
@@ -29,25 +31,29 @@ class Fault(StrEnum):
     PARTITIONS = "partitions"  # one more
 
 
+# Each of these stops the group for up to its session timeout: were they dealt as often as the others, nobody would own
+# a partition for most of the storm, and the others would strike nothing.
+GROUP = frozenset(
+    {Fault.KILL, Fault.ZOMBIE, Fault.RIVAL, Fault.BROKER_KILL, Fault.VISITOR, Fault.ROLLING, Fault.PARTITIONS}
+)
+ONCE = frozenset({Fault.LONG_OUTAGE})  # in the middle of the storm
 TIMES: Mapping[Fault, int] = MappingProxyType(
     {
         **dict.fromkeys(Fault, 2),
         Fault.COMMIT_UNSENT: 4,
         Fault.COMMIT_UNANSWERED: 4,
         Fault.TERMINATE: 3,
-        Fault.ZOMBIE: 1,
-        Fault.DATABASE_CRASH: 1,
-        Fault.DATABASE_OUTAGE: 1,
-        Fault.HALF_OPEN: 1,
-        Fault.BROKER_KILL: 1,
-        Fault.PARTITIONS: 1,
+        Fault.KILL: 3,
+        Fault.ROLLING: 3,
+        **dict.fromkeys((Fault.DATABASE_CRASH, Fault.DATABASE_OUTAGE, Fault.DISK_FULL, Fault.HALF_OPEN), 1),
+        **dict.fromkeys((Fault.ZOMBIE, Fault.BROKER_KILL, Fault.PARTITIONS), 1),
     }
 )  # in a round
 
 
 def deal(chance: random.Random, faults: Sequence[Fault]) -> Iterator[Fault]:
-    """Give faults without end, in shuffled rounds that hold each of them."""
-    while True:
+    """Give faults without end, if there are any, in shuffled rounds that hold each of them."""
+    while faults:
         dealt = [fault for fault in faults for _ in range(TIMES[fault])]
         chance.shuffle(dealt)
         yield from dealt

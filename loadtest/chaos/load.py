@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 
 from aiokafka.errors import KafkaError
 
-from device_sim.fleet import MIXES, Plan, sends
+from device_sim.fault import Fault as Misbehaviour
+from device_sim.fleet import MIXES, Mix, Plan, sends
 from device_sim.identity import Fleet
 from device_sim.sender import Pace, Target, drive
 from device_sim.truth import Deserved
@@ -23,6 +24,7 @@ WAVE_S = 15.0  # a new one finds partitions that were added
 VEHICLES = 300
 PAUSE_S = 0.5
 DIGEST_BYTES = 16
+MIX = Mix({**MIXES["everything"].shares, Misbehaviour.CROSS_PARTITION_REPLAY: 0.1})  # where row locks are all there is
 
 
 def digest(value: bytes | None) -> bytes:
@@ -35,6 +37,7 @@ class Load:
 
     def __init__(self, fleets: list[Fleet], rate: float) -> None:
         self.fleets = fleets
+        self.over = asyncio.Event()  # set it, and no more is sent
         self._rate = rate
         self._wave = 0
         self._pending: deque[Send] = deque()
@@ -51,22 +54,20 @@ class Load:
         """Say what is known of the sends, once all waves are over."""
         return Sent(self._landed, self._open)
 
-    async def send(self, target: Target, seconds: float) -> None:
-        """Send wave after wave for so long."""
-        until = time.monotonic() + seconds
+    async def send(self, target: Target) -> None:
+        """Send wave after wave until it is over."""
         for wave, fleet in enumerate(self.fleets):
             before = self.sent
             while self.sent == before:  # else the broker was away
-                left_s = until - time.monotonic()
-                if left_s <= 0:
+                if self.over.is_set():
                     return
-                await self._send_wave(wave, fleet, target, min(WAVE_S, left_s))
+                await self._send_wave(wave, fleet, target)
 
-    async def _send_wave(self, wave: int, fleet: Fleet, target: Target, seconds: float) -> None:
+    async def _send_wave(self, wave: int, fleet: Fleet, target: Target) -> None:
         self._wave = wave
-        plan = Plan(fleet, MIXES["everything"], time.time(), self._rate)
+        plan = Plan(fleet, MIX, time.time(), self._rate)
         try:
-            await drive(self._noted(sends(plan)), Pace(self._rate, seconds=seconds), target, self._take)
+            await drive(self._noted(sends(plan)), Pace(self._rate, seconds=WAVE_S), target, self._take)
         except (KafkaError, ValueError):  # the broker is away, or was for too long
             self.broken += 1
             await asyncio.sleep(PAUSE_S)
@@ -76,6 +77,8 @@ class Load:
     def _noted(self, sends: Iterable[Send]) -> Iterator[Send]:
         """Note each send before it is sent: the truth comes in the same order."""
         for send in sends:
+            if self.over.is_set():
+                return
             self._pending.append(send)
             yield send
 

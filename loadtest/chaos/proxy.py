@@ -43,7 +43,7 @@ class Frames:
 
 
 def is_commit(frame: bytes) -> bool:
-    """Whether a message is a COMMIT, as a simple query: that is how asyncpg says it."""
+    """Whether a message is a COMMIT as asyncpg says it, as a simple query; said otherwise, none would count as lost."""
     return frame[:1] == b"Q" and frame[5:].rstrip(b"\0; ").upper() == b"COMMIT"
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 import msgspec
 from rich.console import Console
@@ -30,9 +31,7 @@ class Report(msgspec.Struct, frozen=True):
     def absent(self) -> list[str]:
         """List the faults that were asked for and did not happen; a run without them shows nothing."""
         missing = [fault.value for fault, count in self.faults.items() if not count]
-        if Fault.USURP in self.faults and not self.count("fenced"):
-            missing.append("fenced")
-        return missing
+        return missing + ["fenced"] * (Fault.RIVAL in self.faults and not self.count("fenced"))
 
     @property
     def rebalances(self) -> int:
@@ -69,6 +68,7 @@ class Report(msgspec.Struct, frozen=True):
             "exits": len(self.exits),
             "exits_bad": self.exits_bad,
             "exit_statuses": dict(Counter(str(one.status) for one in self.exits)),
+            "exit_s_median": round(median(one.seconds for one in self.exits), 2) if self.exits else None,
             "exit_s_max": round(max((one.seconds for one in self.exits), default=0.0), 2),
             "drains_cut_off": self.count("cut off"),
             "journal_lines_strange": self.count("strange"),

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from functools import partial
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import click
+import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
 from deploy import embedded
@@ -22,11 +24,11 @@ from ingest.adapters.postgres.connection import connect
 from ingest.adapters.postgres.migration import migrate
 from ingest.adapters.postgres.registry import import_devices, read_lines
 from ingest.adapters.topics import prepare_topic
+from loadtest.chaos import disk
 from loadtest.chaos.crew import Crew
 from loadtest.chaos.load import Load
 from loadtest.chaos.proxy import Proxy
 
-TOPIC = "chaos.raw"
 PARTITIONS = 6
 WORKERS = 3
 BATCH_RECORDS_MAX = 400  # a backlog in one batch takes longer than it is until the next fault, and nothing gets done
@@ -39,35 +41,35 @@ class Servers:
     """Both servers, started and ended by process number, and found again after each start."""
 
     def __init__(self, state: Path) -> None:
-        self._state = state
+        self.state = state
         self._addresses = embedded.Addresses("", "")
-        self.busy = asyncio.Lock()  # one server at a time is down
+        self.busy = asyncio.Lock()  # one server at a time is in trouble
+        self.disk: disk.Disk | None = None  # of the tables, where it can be filled
 
     @property
     def kafka(self) -> str:
         """Where Kafka is."""
         return self._addresses.kafka
 
-    @property
-    def database(self) -> str:
-        """Where PostgreSQL is, proxy aside."""
-        return self._addresses.database
+    def database(self, name: str) -> str:
+        """Where a database is, proxy aside."""
+        return urlsplit(self._addresses.database)._replace(path=f"/{name}").geturl()
 
     def find_database(self) -> tuple[str, int]:
         """Say where the proxy has to lead."""
-        at = urlsplit(self.database)
+        at = urlsplit(self._addresses.database)
         assert at.hostname, "ours has a host"
         assert at.port, "and a port"
         return at.hostname, at.port
 
     def pids(self) -> tuple[int | None, int | None]:
         """Give the process numbers of Kafka and PostgreSQL."""
-        memory = recall(self._state)
-        return alive(kafka.daemon(self._state)), alive(postgres.daemon(self._state, memory))
+        memory = recall(self.state)
+        return alive(kafka.daemon(self.state)), alive(postgres.daemon(self.state, memory))
 
     async def up(self) -> None:
         """Start what is down."""
-        self._addresses = await asyncio.to_thread(embedded.up, self._state, _quiet)
+        self._addresses = await asyncio.to_thread(embedded.up, self.state, _quiet)
 
     async def end(self, pid: int, how: signal.Signals) -> None:
         """End one of the two, and wait for it."""
@@ -78,31 +80,63 @@ class Servers:
                 return
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def add_partition(self) -> int:
-        """Add a partition to the topic; returns how many there are now."""
+    async def make_database(self, name: str) -> str:
+        """Make a database, on the disk that can be filled if there is one; returns its URL."""
+        server = await asyncpg.connect(self._addresses.database)
+        try:
+            await server.execute(f'create database "{name}"')
+            if self.disk:
+                await server.execute(f'alter database "{name}" set default_tablespace = small')
+        finally:
+            await server.close()
+        return self.database(name)
+
+    async def use_small_disk(self) -> None:
+        """Mount the disk that can be filled, where we may, and let PostgreSQL have it."""
+        self.disk = disk.mount(_small_disk(self.state))
+        if self.disk:
+            server = await asyncpg.connect(self._addresses.database)
+            await server.execute(f"create tablespace small location '{self.disk.place}'")
+            await server.close()
+
+    async def add_partition(self, topic: str) -> int:
+        """Add a partition to a topic; returns how many more there are now."""
         client = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
         await client.start()
         try:
-            (topic,) = await client.describe_topics([TOPIC])
-            now = len(topic["partitions"])
-            await client.create_partitions({TOPIC: NewPartitions(total_count=now + 1)})
-            (topic,) = await client.describe_topics([TOPIC])
-            return len(topic["partitions"]) - now
+            (found,) = await client.describe_topics([topic])
+            now = len(found["partitions"])
+            await client.create_partitions({topic: NewPartitions(total_count=now + 1)})
+            (found,) = await client.describe_topics([topic])
+            return len(found["partitions"]) - now
         finally:
             await client.close()
+
+
+class Scene(msgspec.Struct, frozen=True):
+    """What is played on a pair of servers."""
+
+    name: str  # of its database, its topic and its group
+    broken: tuple[str, ...] = ()  # what is wrong with its workers, see `variants`
 
 
 class Stage:
     """All that a storm may strike."""
 
-    def __init__(self, servers: Servers, proxy: Proxy, crew: Crew) -> None:
+    def __init__(self, scene: Scene, servers: Servers, proxy: Proxy, crew: Crew) -> None:
+        self.topic = scene.name
         self.servers = servers
         self.proxy = proxy
         self.crew = crew
 
+    @property
+    def database(self) -> str:
+        """Where its database is, proxy aside."""
+        return self.servers.database(self.topic)
+
     async def ask(self, query: str, *values: object) -> list[asyncpg.Record]:
         """Ask PostgreSQL, past the proxy."""
-        connection = await asyncpg.connect(self.servers.database, timeout=5, command_timeout=10)
+        connection = await asyncpg.connect(self.database, timeout=5, command_timeout=10)
         try:
             found: list[asyncpg.Record] = await connection.fetch(query, *values)
             return found
@@ -111,26 +145,42 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def built(state: Path, load: Load) -> AsyncIterator[Stage]:
-    """Build the stage from nothing, and leave nothing of it running."""
+async def raised(state: Path) -> AsyncIterator[Servers]:
+    """Raise a pair of servers from nothing, and leave nothing of it running."""
     _clear(state)
     servers = Servers(state)
-    proxy = Proxy(servers.find_database)
     try:
         await servers.up()
-        await prepare_topic(servers.kafka, TOPIC, PARTITIONS)
-        await migrate(servers.database)
-        await _enrol(servers.database, load)
-        async with proxy.listening() as port:
-            crew = Crew(state, _environ(servers, port))
-            try:
-                for _ in range(WORKERS):
-                    await crew.start()
-                yield Stage(servers, proxy, crew)
-            finally:
-                await crew.close()
+        await servers.use_small_disk()
+        yield servers
     finally:
         await asyncio.to_thread(embedded.down, state, _quiet)
+        disk.unmount(_small_disk(state))
+
+
+@contextlib.asynccontextmanager
+async def set_up(scene: Scene, servers: Servers, load: Load) -> AsyncIterator[Stage]:
+    """Set up a scene from nothing, with its workers at work for the length of the block."""
+    await prepare_topic(servers.kafka, scene.name, PARTITIONS)
+    database = await servers.make_database(scene.name)
+    await migrate(database)
+    await _enrol(database, load)
+    proxy = Proxy(servers.find_database)
+    folder = servers.state / "journals" / scene.name
+    folder.mkdir(parents=True)
+    async with proxy.listening() as port:
+        crew = Crew(folder, _environ(scene, servers, port), scene.broken)
+        try:
+            for _ in range(WORKERS):
+                await crew.start()
+            yield Stage(scene, servers, proxy, crew)
+        finally:
+            await crew.close()
+
+
+def _small_disk(state: Path) -> Path:
+    home = recall(state).database_home
+    return (home or state) / "small"
 
 
 def _clear(state: Path) -> None:
@@ -139,9 +189,10 @@ def _clear(state: Path) -> None:
         raise ValueError(f"{state} is not a state directory of an earlier chaos: name an empty or a new one")
     state.mkdir(parents=True, exist_ok=True)
     (state / MARK).touch()
+    embedded.down(state, _quiet)
+    disk.unmount(_small_disk(state))
     embedded.erase(state, _quiet)
-    for journal in state.glob("worker-*.jsonl"):
-        journal.unlink()
+    shutil.rmtree(state / "journals", ignore_errors=True)
 
 
 async def _enrol(database: str, load: Load) -> None:
@@ -153,10 +204,10 @@ async def _enrol(database: str, load: Load) -> None:
         await connection.close()
 
 
-def _environ(servers: Servers, port: int) -> dict[str, str]:
-    at = urlsplit(servers.database)
+def _environ(scene: Scene, servers: Servers, port: int) -> dict[str, str]:
+    at = urlsplit(servers.database(scene.name))
     through = at._replace(netloc=f"{at.username}:{at.password}@127.0.0.1:{port}").geturl()
-    ours = {"KAFKA": servers.kafka, "DATABASE": through, "TOPIC": TOPIC, "GROUP": TOPIC}
+    ours = {"KAFKA": servers.kafka, "DATABASE": through, "TOPIC": scene.name, "GROUP": scene.name}
     ours["BATCH_RECORDS_MAX"] = str(BATCH_RECORDS_MAX)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WEIGHBRIDGE_")}
     return kept | {f"WEIGHBRIDGE_{name}": value for name, value in ours.items()}
