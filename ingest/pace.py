@@ -22,16 +22,18 @@ class Pace:
         self._records_max = self._records = records_max
         self._taken: Sequence[Envelope | Refused] = ()  # in flight
         self._unkeepable: int | None = None  # the offset of a message that the store refuses
-        self._careful_until = 0  # the offset up to which each message is tried in a child process first
+        self._careful_left = 0  # messages that are yet to be tried in a child process first
         self._backoff_s = BACKOFF_S_MIN
 
     def begin(self, lease: Lease) -> None:
-        """Be careful where others died."""
-        self._careful_until = lease.next_offset + self._records_max if lease.attempts > ATTEMPTS_MAX else 0
+        """Be careful where others died, as far as they can have read; a commit on the way there changes nothing."""
+        if lease.attempts > ATTEMPTS_MAX:
+            self._careful_left = self._records_max
 
-    def careful(self, offset: int) -> bool:
-        """Say whether what begins here is to be tried in a child process first."""
-        return offset < self._careful_until
+    @property
+    def careful(self) -> bool:
+        """Whether what comes next is to be tried in a child process first."""
+        return self._careful_left > 0
 
     def take(self, messages: Sequence[Envelope | Refused]) -> Sequence[Envelope | Refused]:
         """Take as many as are dared, and none whose rows the store refuses as they are."""
@@ -41,9 +43,10 @@ class Pace:
         self._taken = messages[: self._records]
         return self._taken
 
-    def committed(self) -> None:
+    def committed(self, consumed: int) -> None:
         """Dare more."""
-        self._taken = ()
+        self._taken, self._unkeepable = (), None
+        self._careful_left = max(0, self._careful_left - consumed)
         self._records = min(self._records_max, self._records * 2)
         self._backoff_s = BACKOFF_S_MIN  # not before: what always fails is tried less and less often
 

@@ -114,7 +114,7 @@ class Worker(msgspec.Struct, frozen=True):
             started = time.monotonic()
             outcome = await self._weigh(lease, pace, pace.take(messages[at:]))
             at += outcome.consumed
-            pace.committed()
+            pace.committed(outcome.consumed)
             self.log.done(pace.partition, outcome.span.to_offset)
             waiting = self.log.waiting(pace.partition, outcome.span.to_offset)
             self.observer.batch(outcome, time.monotonic() - started, waiting)
@@ -124,7 +124,7 @@ class Worker(msgspec.Struct, frozen=True):
         """Walk the corridor once; a key that changes between the reading and the lock sends the batch round again."""
         for _ in range(ROUNDS_MAX):
             ring = await lease.key_ring(messages)
-            if pace.careful(lease.next_offset):
+            if pace.careful:
                 messages = _without(messages, await self.find_killers(self.examiner, messages, ring))
             examined = await self._examine(messages, ring)
             span = span_of([message.record for message in messages[: len(examined)]], lease.next_offset)
