@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import msgspec
@@ -14,7 +14,7 @@ from ingest.core.judge import Number, Prior, Priors, Suspect, number, owns_its_n
 from ingest.core.message import Envelope, Examined, Refused, Verified
 from ingest.core.outcome import Accepted, Allowance, Duplicate, Held, Outcome, Span, verdict_of
 from ingest.core.verdict import Verdict
-from ingest.ports import FencedError, Mark, Store
+from ingest.ports import FencedError, Mark, Store, UnkeepableError
 
 Position = tuple[str, int, int]  # topic, partition, offset
 
@@ -37,7 +37,9 @@ class Owned(msgspec.Struct):
 class MemoryStore:
     """Everything that the real store keeps and a test may ask about."""
 
-    def __init__(self, senders: Mapping[str, Sender], devices: Iterable[Device]) -> None:
+    def __init__(
+        self, senders: Mapping[str, Sender], devices: Iterable[Device], unkeepable: Collection[bytes] = ()
+    ) -> None:
         self.senders = dict(senders)
         self.devices = {device.device_no: device for device in devices}
         self.verdicts: dict[Position, list[tuple[Verdict, str]]] = defaultdict(list)
@@ -45,6 +47,7 @@ class MemoryStore:
         self.batches: list[Span] = []
         self.leases: dict[tuple[str, int], Owned] = defaultdict(Owned)
         self.shown: dict[Position, int] = {}  # how many bytes are kept of what was refused
+        self.unkeepable = frozenset(unkeepable)  # the values of records whose rows it refuses
         self.locks: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def through(self, wire: Wire) -> Store:
@@ -196,10 +199,16 @@ class MemoryTransaction:
     async def commit(self, outcome: Outcome) -> None:
         """See ingest.ports.Transaction: takes effect at the end of the block."""
         async with self._connection.call("write"):
+            self._check_values(outcome)
             await self._connection.lock(self._owned.row)
             self._fence(outcome.span)
             self._connection.stage(lambda: self._settle(outcome))
             self.outcome = outcome
+
+    def _check_values(self, outcome: Outcome) -> None:
+        values = {verified.record.value for verified, _ in _remembered(outcome)}
+        if values & self._store.unkeepable:
+            raise UnkeepableError("a row has a value that cannot be kept")
 
     def _fence(self, span: Span) -> None:
         if (self._owned.owner_epoch, self._owned.next_offset) != (self._owner_epoch, span.from_offset):
