@@ -4,7 +4,7 @@ import itertools
 import random
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import cbor2
 import msgspec
@@ -25,12 +25,13 @@ from ingest.core.message import Envelope, RawRecord, Refused
 from ingest.core.payload import load
 from ingest.core.policy import Policy
 from ingest.core.signature import Engine, Job, Portable
-from ingest.core.verdict import Verdict
+from ingest.core.verdict import Refusal, Verdict
 
 TOPIC = "telemetry.raw"
 START_S = 1_790_000_000.0  # the broker's clock, a constant: no law knows today's date
 PARTITIONS = 3
 COPIED_SHARE = 0.4  # of what may be copied into another partition
+POISONS = (0, 0, 1, 2)  # how many there are in a scenario
 GAP_SHARE = 0.05  # of the positions have a hole before them, as transaction markers leave
 
 _STRANGERS_MAX = 3  # troubled vehicles in a small scenario, beside the two that copy and the one that never errs
@@ -49,6 +50,8 @@ class Traffic(msgspec.Struct):
     entries: list[Entry]
     partitions: Partitions
     deserved: dict[Position, Send]
+    pills: frozenset[bytes] = frozenset()  # the signatures of messages that end the process that examines them
+    unkeepable: frozenset[bytes] = frozenset()  # messages whose rows the store refuses
 
     @property
     def size(self) -> int:
@@ -75,7 +78,10 @@ def scenario(number: int, count: int = 40) -> Traffic:
     vehicles = len(strange) + 3
     mix = Mix({Fault.CROSS_PARTITION_REPLAY: 2 / vehicles, **dict.fromkeys(strange, 1 / vehicles)})
     plan = Plan(Fleet(seed=number, vehicles=vehicles), mix, START_S - 20, samples_max=1)
-    return _lay(plan, _copied(list(itertools.islice(sends(plan), count)), chance), chance, GAP_SHARE)
+    told = _copied(list(itertools.islice(sends(plan), count)), chance)
+    pills, unkeepable = _poisons(told, random.Random(f"poisons of {number}"))  # noqa: S311 (reproducible chance)
+    sent = _lay(plan, [_deserving(send, pills | unkeepable) for send in told], chance, GAP_SHARE)
+    return replace(sent, pills=frozenset(map(signature_of, pills)), unkeepable=unkeepable)
 
 
 def _copied(sent: list[Send], chance: random.Random) -> list[Send]:
@@ -85,11 +91,43 @@ def _copied(sent: list[Send], chance: random.Random) -> list[Send]:
     told = list(sent)
     for at, send in reversed(list(enumerate(sent))):
         alone = send.group is None and times[send.value] == 1
-        if alone and send.cause in _INNOCENT and send.device_id not in guilty and chance.random() < COPIED_SHARE:
+        if alone and _is_innocent(send, guilty) and chance.random() < COPIED_SHARE:
             told[at] = replace(send, group=-at - 1)
             copy = replace(told[at], verdict=Verdict.DUPLICATE, partition_shift=chance.randint(1, PARTITIONS - 1))
             told.insert(chance.randint(at + 1, len(told)), copy)
     return told
+
+
+def _is_innocent(send: Send, guilty: set[str]) -> bool:
+    return send.cause in _INNOCENT and send.device_id not in guilty
+
+
+def _poisons(told: list[Send], chance: random.Random) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """Choose pills and unkeepable messages, with all their copies, among those that no other verdict depends on."""
+    guilty = {send.device_id for send in told if send.verdict in (Verdict.HELD, Verdict.REFUSED)}
+    times = Counter(send.value for send in told)
+    blameless = [
+        send.value
+        for send in told
+        if send.value and send.verdict is Verdict.ACCEPTED and _is_innocent(send, guilty)
+        if (times[send.value] == 1 if send.group is None else send.group < 0)  # below 0: the copies are ours
+    ]
+    chosen = chance.sample(blameless, min(len(blameless), chance.choice(POISONS)))
+    pills = frozenset(chosen[: (len(chosen) + chance.randint(0, 1)) // 2])
+    return pills, frozenset(chosen) - pills
+
+
+def _deserving(send: Send, poisons: frozenset[bytes]) -> Send:
+    """Give a send with the verdict that it deserves when these are poison."""
+    if send.value not in poisons:
+        return send
+    return replace(send, verdict=Verdict.REFUSED, reason=Refusal.POISON, group=None)
+
+
+def signature_of(value: bytes) -> bytes:
+    """Read, with a reader that is not the product's, the signature of an authentic message."""
+    signature: bytes = cbor2.loads(value).value[3]
+    return signature
 
 
 def _lay(plan: Plan, sent: list[Send], chance: random.Random, gap_share: float) -> Traffic:
@@ -118,19 +156,19 @@ def _number(send: Send, numbers: dict[str, int]) -> Number:
     return numbers[claims[CLAIM_DEVICE]], claims[CLAIM_EPOCH], claims[CLAIM_SEQ]
 
 
-def enrolled(entries: list[Entry]) -> MemoryStore:
+def enrolled(entries: list[Entry], unkeepable: Collection[bytes] = ()) -> MemoryStore:
     """Make a store with these devices in its registry."""
     senders, devices = {}, []
     for no, entry in enumerate(entries, 1):
         key = Key(no, entry.kid, entry.algorithm, entry.public, KeyState.ACTIVE, -(2**60), 2**60, None)
         senders[entry.device_id] = Sender(no, no, 1, 1, {entry.kid: key})
         devices.append(Device(no, Standing.TRUSTED, 1, entry.epoch, 0, (), {}))
-    return MemoryStore(senders, devices)
+    return MemoryStore(senders, devices, unkeepable)
 
 
-def examiner(engine: Engine | None = None) -> Examiner:
+def examiner(engine: Engine | None = None, policy: Policy | None = None) -> Examiner:
     """Make the examiner that production has."""
-    return Examiner(Policy(), load(schemas.read_telemetry()), engine or Portable())
+    return Examiner(policy or Policy(), load(schemas.read_telemetry()), engine or Portable())
 
 
 class Remembering:

@@ -10,7 +10,12 @@ from typing import TypeVar
 import msgspec
 
 from device_sim.vehicle import Send
-from loadtest.simulation.corpus import Number, Partitions, Position, Traffic, claimed
+from loadtest.simulation.corpus import Number, Partitions, Position, Traffic, claimed, signature_of
+
+DEATHS_MAX = 3  # by one pill, for each place where it lies
+REFUSED_BYTES_MAX = 200  # of one message; a signed one of one sample has about 300
+BURST_BYTES_MAX = 700  # in a partition; the broker's clock stands still, so no more is allowed later
+HELD_BYTES_MAX = 700  # of one device
 
 Verdict = tuple[str, str]  # and its reason, "" where there is none
 Interval = tuple[int, int]  # half-open
@@ -31,6 +36,7 @@ class Row(msgspec.Struct, frozen=True):
 
     tallies: Mapping[int, Tally]  # by epoch
     held: int
+    held_bytes: int
     boots: tuple[bytes, ...]
     rest: object  # what no message changes
 
@@ -51,6 +57,8 @@ class Books(msgspec.Struct, frozen=True):
     next_offsets: Mapping[int, int]
     rows: Mapping[int, Row]
     numbers: Mapping[Number, int]  # how many messages, stored or held, stand under a number
+    shown: Mapping[Position, int]  # how many bytes are kept of a refused message or a duplicate
+    deaths: Mapping[bytes, int]  # of processes, by the signature of the pill
 
 
 class Oracle:
@@ -75,6 +83,9 @@ class Oracle:
             *self._doubles(books),
             *[f"{at} deserves {send.verdict} {send.reason}, got {got}" for at, send, got in self._wrong(books)],
             *self._state(books),
+            *self._evidence(books),
+            *self._held_bytes(books),
+            *self._deaths(books),
             *self._against_calm(books),
         ]
 
@@ -104,6 +115,39 @@ class Oracle:
             if row.held != held[device]:
                 objections.append(f"device {device}: {held[device]} messages are held, its row says {row.held}")
         return objections
+
+    def _evidence(self, books: Books) -> list[str]:
+        """Keep the bytes anew: of poison all, of what else ended in log order until the burst is spent."""
+        left, shown = dict.fromkeys(self._ends, BURST_BYTES_MAX), {}
+        for (partition, offset), given in sorted(books.verdicts.items()):
+            size = len(self._sent.deserved[partition, offset].value or b"")
+            kept = min(size, REFUSED_BYTES_MAX)
+            if given[0] == ("refused", "poison"):
+                shown[partition, offset] = size
+            elif given[0][0] in ("refused", "duplicate") and 0 < kept <= left[partition]:
+                shown[partition, offset] = kept
+                left[partition] -= kept
+        return _differences("bytes kept at", shown, books.shown)
+
+    def _held_bytes(self, books: Books) -> list[str]:
+        """Fill each device's share anew. What is held of one device lies in one partition."""
+        filled: Counter[int] = Counter()
+        held = (at for at, given in sorted(books.verdicts.items()) if given[0][0] == "held" and at in self._claimed)
+        for at in held:
+            device, size = self._claimed[at][0], len(self._sent.deserved[at].value or b"")
+            filled[device] += size if filled[device] + size <= HELD_BYTES_MAX else 0
+        found = {device: row.held_bytes for device, row in books.rows.items()}
+        return _differences("bytes held of device", {device: filled[device] for device in found}, found)
+
+    def _deaths(self, books: Books) -> list[str]:
+        places = Counter(
+            signature_of(send.value or b"") for send in self._sent.deserved.values() if send.reason == "poison"
+        )
+        return [
+            f"one pill ended {count} processes; it lies in {places[signature]} places"
+            for signature, count in books.deaths.items()
+            if count > DEATHS_MAX * places[signature]
+        ]
 
     def _against_calm(self, books: Books) -> list[str]:
         return _differences("row of device", self._comparable(self._calm), self._comparable(books))

@@ -7,23 +7,29 @@ reaches nobody, as if they had vanished.
 import asyncio
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+
+from msgspec.structs import replace
 
 from ingest.adapters.memory.log import MemoryLog
 from ingest.adapters.memory.store import MemoryStore
 from ingest.adapters.memory.wire import STATEMENT_S_MAX, Call, Connection
+from ingest.core.device import KeyRing
 from ingest.core.examine import Examiner
+from ingest.core.message import Envelope, Refused
 from ingest.core.outcome import Outcome
+from ingest.core.signature import Job
 from ingest.ports import FencedError, TroubleError
 from ingest.process import Partitions
-from ingest.worker import Worker
-from loadtest.simulation.corpus import TOPIC, kill_nobody
+from ingest.worker import Limits, Worker
+from loadtest.simulation.corpus import TOPIC
 from loadtest.simulation.corpus import Partitions as Records
 from loadtest.simulation.storm import Chronicle, Fault, Plan
 
 LATENCY_S_MAX = 0.004
 SLOW_S_MIN, SLOW_S_MAX = 0.1, 20.0
 LATE_S_MIN, LATE_S_MAX = 0.001, 15.0  # for a server that is slow to end a connection, or to commit
+BATCH_RECORDS_MAX = 12
 POLL_S = 2.0  # how long a read waits at the end of the log
 DRAIN_S_MAX = 5.0
 
@@ -46,7 +52,7 @@ class Cable:
         self._loop = asyncio.get_running_loop()
 
     async def request(self, call: Call) -> None:
-        """See ingest.adapters.memory.Wire."""
+        """See ingest.adapters.memory.wire.Wire."""
         await self._carry(call, reply=False)
         if call.operation == "connect":
             if self._loop.time() < self.down_until_s:
@@ -55,13 +61,13 @@ class Cable:
             self.connections.append(call.connection)
 
     async def reply(self, call: Call) -> None:
-        """See ingest.adapters.memory.Wire."""
+        """See ingest.adapters.memory.wire.Wire."""
         await self._carry(call, reply=True)
         if call.operation == "ROLLBACK":
             self._chronicle.counts["keys moved between reading and lock"] += 1
 
     def end(self, connection: Connection) -> None:
-        """See ingest.adapters.memory.Wire."""
+        """See ingest.adapters.memory.wire.Wire."""
         if not self.alive:
             return  # the server ended them all when the process died
         if connection in self._committing:
@@ -129,6 +135,40 @@ class Cable:
         connection.end()
 
 
+class Frailty:
+    """What a process examines with: an engine that the pills end, and its process with it; and how it finds them."""
+
+    name = "frail"
+
+    def __init__(self, examiner: Examiner, pills: Collection[bytes], cable: Cable) -> None:
+        self.examiner = replace(examiner, engine=self)
+        self.swallowed: Callable[[bytes], None] = _survive
+        self._engine, self._pills, self._cable = examiner.engine, pills, cable
+
+    def check(self, jobs: Sequence[Job]) -> list[bool]:
+        """See ingest.core.signature.Engine. No code of a process runs after its end."""
+        for job in jobs:
+            if job.signature in self._pills and self._cable.alive:
+                self.swallowed(job.signature)
+        if not self._cable.alive:
+            raise asyncio.CancelledError
+        return self._engine.check(jobs)
+
+    async def find_killers(
+        self, _examiner: Examiner, messages: Sequence[Envelope | Refused], _ring: KeyRing
+    ) -> frozenset[int]:
+        """See ingest.worker.Trial."""
+        call = Call("trial", messages[0].record.partition)
+        await self._cable.request(call)
+        killers = [at for at, one in enumerate(messages) if isinstance(one, Envelope) and one.signature in self._pills]
+        await self._cable.reply(call)
+        return frozenset(killers)
+
+
+def _survive(signature: bytes) -> None:
+    raise AssertionError(f"nobody minds the process: a pill of signature {signature.hex()}")
+
+
 def _nothing(fault: Fault, call: Call) -> None:
     raise AssertionError(f"nobody minds the world: {fault} at {call.operation}")
 
@@ -136,11 +176,14 @@ def _nothing(fault: Fault, call: Call) -> None:
 class Process:
     """A worker process: its cable, its reader of the log, its loops; it hears of partitions one thing at a time."""
 
-    def __init__(self, cable: Cable, records: Records, store: MemoryStore, examiner: Examiner, batch_max: int) -> None:
+    def __init__(self, cable: Cable, records: Records, store: MemoryStore, frailty: Frailty, batch_max: int) -> None:
         self.cable = cable
         self.log = MemoryLog(records, batch_max, cable, POLL_S)
         self.partitions = Partitions(DRAIN_S_MAX)
-        self._worker = Worker(TOPIC, self.log, store.through(cable), examiner, kill_nobody, self)
+        limits = Limits(BATCH_RECORDS_MAX)
+        self._worker = Worker(
+            TOPIC, self.log, store.through(cable), frailty.examiner, frailty.find_killers, self, limits
+        )
         self._news: asyncio.Queue[tuple[Sequence[int], Callable[[], None] | None]] = asyncio.Queue()
         self.hearing = asyncio.ensure_future(self._hear())
         self.troubles = self.fenced = self.batches_done = 0

@@ -10,7 +10,7 @@ from ingest.adapters.memory.wire import Call
 
 FAULTS_MAX = 12  # of one run: it must end
 SHARES = (0.01, 0.03, 0.08)  # of the requests and replies that are struck while there are faults left
-OFTENER = {"write": 4, "COMMIT": 4, "end previous owner": 5, "BEGIN": 2}  # times
+OFTENER = {"write": 4, "trial": 2, "COMMIT": 4, "end previous owner": 5, "BEGIN": 2}  # times
 
 
 class Fault(StrEnum):
@@ -47,6 +47,8 @@ _STORE = {**_ANYWHERE, Fault.ENDED: 2, Fault.RESTART: 1}
 _ODDS: dict[tuple[str, bool], dict[Fault, int]] = {
     ("fetch", False): {**_ANYWHERE, Fault.ASTRAY: 16, Fault.AHEAD: 12},
     ("fetch", True): _ANYWHERE,
+    ("trial", False): _ANYWHERE,
+    ("trial", True): _ANYWHERE,
     ("confirm", False): _ANYWHERE,
     ("confirm", True): _ANYWHERE,
     ("end previous owner", False): {**_STORE, Fault.END_LATE: 30},
@@ -137,7 +139,7 @@ class Chronicle:
             self._say(f"{at_s:10.4f} s  {text}")
 
     def _count(self, call: Call, fault: Fault, *, reply: bool) -> None:
-        ours = "log" if call.connection is None else "store"
+        ours = "store" if call.connection is not None else "trial" if call.operation == "trial" else "log"
         match fault:
             case Fault.FAILURE | Fault.TIMEOUT if call.operation == "COMMIT":
                 self.counts[f"COMMIT unanswered, {'had taken' if reply else 'took no'} effect"] += 1

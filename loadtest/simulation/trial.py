@@ -5,15 +5,21 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from ingest.core.policy import Policy
 from loadtest.simulation.corpus import Remembering, examiner, scenario
-from loadtest.simulation.oracle import Oracle
+from loadtest.simulation.oracle import BURST_BYTES_MAX, HELD_BYTES_MAX, REFUSED_BYTES_MAX, Oracle
 from loadtest.simulation.storm import Calm, Chronicle, Fault, Plan, Single, Storm
 from loadtest.simulation.world import Setting, run
 
 SCENARIOS = 25  # a seed's remainder names its scenario
-SMALL_SCENARIO, SMALL_MESSAGES, SMALL_SEED = 8, 16, 23  # for the exhaustive loop
+SMALL_SCENARIO, SMALL_MESSAGES, SMALL_SEED = 16, 16, 4  # for the exhaustive loop: it has a pill, and an unkeepable one
 CALLS_MAX = 2_000  # of the small scenario: the exhaustive loop ends
 WAYS = ((Fault.FAILURE, False), (Fault.FAILURE, True), (Fault.CRASH, False), (Fault.CRASH, True))
+
+# Little enough that a scenario spends it.
+POLICY = Policy(
+    refused_bytes_max=REFUSED_BYTES_MAX, refused_burst_bytes_max=BURST_BYTES_MAX, held_bytes_max=HELD_BYTES_MAX
+)
 
 Say = Callable[[str], object]
 
@@ -31,7 +37,7 @@ class Trial:
 
     def __init__(self, number: int, messages: int = 40) -> None:
         self._sent = scenario(number, messages)
-        self._examiner = examiner(Remembering())
+        self._examiner = examiner(Remembering(), POLICY)
         calm = run(self._sent, self._examiner, Setting(0, lambda _: Calm()))
         self._oracle = Oracle(self._sent, calm.books)
         objections = calm.failures or self._oracle.objections(calm.books)

@@ -5,21 +5,23 @@ A variant replaces one or two methods of the product or its twins for the length
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from unittest.mock import patch
 
 from msgspec.structs import replace
 
+from ingest import worker
 from ingest.adapters.memory import store as memory_store
 from ingest.adapters.memory.log import MemoryLog
 from ingest.adapters.memory.store import MemoryLease, MemoryStore, MemoryTransaction, Owned
 from ingest.adapters.memory.wire import Call, Connection
 from ingest.core import judge
 from ingest.core.device import Device
-from ingest.core.message import Examined, RawRecord, Refused, Verified
+from ingest.core.message import Envelope, Examined, RawRecord, Refused, Verified
 from ingest.core.outcome import Outcome, Span
-from ingest.ports import FencedError, Mark, TroubleError
+from ingest.pace import ATTEMPTS_MAX, BACKOFF_S_MAX, Pace
+from ingest.ports import FencedError, Lease, Mark, TroubleError, UnkeepableError
 from loadtest.simulation.trial import Trial
 
 SEEDS_TO_CATCH_MAX = 300
@@ -27,6 +29,8 @@ SEEDS_TO_CATCH_MAX = 300
 _whole_transaction = MemoryLease.transaction
 _whole_commit = MemoryTransaction.commit
 _own = vars(memory_store)["_own"]
+_failed = Pace.failed
+_without = vars(worker)["_without"]
 
 
 def _fence_nothing(self: MemoryTransaction, span: Span) -> None:
@@ -52,7 +56,7 @@ async def _retry(self: MemoryLease) -> AsyncIterator[MemoryTransaction]:
             raise
         await asyncio.sleep(0.01)
         _write_again(batch, batch.outcome)
-        self.mark = _mark_behind(batch.outcome)
+        self.mark, self.allowance = _mark_behind(batch.outcome), batch.outcome.allowance
 
 
 def _write_again(self: MemoryTransaction, outcome: Outcome) -> None:
@@ -75,6 +79,7 @@ async def _move_offset_last(self: MemoryLease) -> AsyncIterator[MemoryTransactio
         yield batch
     if self._owned.owner_epoch == self.owner_epoch:
         self._owned.next_offset, self._owned.record_hash = self.mark.next_offset, self.mark.record_hash
+        self._owned.allowance = self.allowance
 
 
 def _settle_without_rows(self: MemoryTransaction, outcome: Outcome) -> None:
@@ -115,6 +120,37 @@ async def _own_as_before(
     lease: MemoryLease = await _own(store, connection, owned, epoch_last)
     lease.mark = mark
     return lease
+
+
+async def _own_as_the_first(
+    store: MemoryStore, connection: Connection, owned: Owned, epoch_last: int | None
+) -> MemoryLease:
+    owned.attempt_offset = None
+    lease: MemoryLease = await _own(store, connection, owned, epoch_last)
+    return lease
+
+
+def _move_offset_only(self: MemoryTransaction, outcome: Outcome) -> None:
+    self._owned.next_offset, self._owned.record_hash = outcome.span.to_offset, outcome.span.record_hash
+
+
+def _begin_afresh(self: Pace, lease: Lease) -> None:
+    self._careful_left = self._records_max if lease.attempts > ATTEMPTS_MAX else 0
+
+
+def _fail_as_large(_self: Pace, _error: TroubleError) -> float:
+    return BACKOFF_S_MAX
+
+
+def _fail_and_blame_the_first(self: Pace, error: TroubleError) -> float:
+    if isinstance(error, UnkeepableError) and self._taken:
+        self._unkeepable = self._taken[0].record.offset
+    return _failed(self, error)
+
+
+def _without_any(messages: Sequence[Envelope | Refused], killers: Collection[int]) -> list[Envelope | Refused]:
+    refused: list[Envelope | Refused] = _without(messages, range(len(messages)) if killers else ())
+    return refused
 
 
 def _mark_behind(outcome: Outcome) -> Mark:
@@ -165,6 +201,12 @@ VARIANTS: Mapping[str, tuple[tuple[object, str, object], ...]] = MappingProxyTyp
         "the batch's own messages forgotten": ((vars(judge)["_Bench"], "_remember", _remember_nothing),),
         "records redelivered to the worker": ((MemoryLog, "_gather", _gather_all),),
         "a hole believed at first sight": ((MemoryLog, "read", _read_once),),
+        "those who died not counted": ((memory_store, "_own", _own_as_the_first),),
+        "care forgotten at the next trouble": ((Pace, "begin", _begin_afresh),),
+        "a pill's neighbours refused with it": ((worker, "_without", _without_any),),
+        "a batch that never gets smaller": ((Pace, "failed", _fail_as_large),),
+        "the first message of an unkeepable batch blamed": ((Pace, "failed", _fail_and_blame_the_first),),
+        "what may still be kept not handed on": ((MemoryTransaction, "_move", _move_offset_only),),
     }
 )
 

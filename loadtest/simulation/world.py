@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 import structlog
@@ -17,11 +18,10 @@ from ingest.ports import TroubleError
 from loadtest.simulation.clock import play
 from loadtest.simulation.corpus import TOPIC, Traffic, enrolled
 from loadtest.simulation.oracle import Batch, Books, Row, Tally
-from loadtest.simulation.process import Cable, Process
+from loadtest.simulation.process import BATCH_RECORDS_MAX, Cable, Frailty, Process
 from loadtest.simulation.storm import Chronicle, Fault, Plan
 
 PROCESSES = 3
-BATCH_RECORDS_MAX = 12
 SESSION_S_MAX = 12.0  # after which the group gives away what a silent member had
 SLEEP_S_MAX = 40.0
 DOWN_S_MAX = 10.0  # of the database
@@ -78,7 +78,9 @@ class World:
         self._sent, self._examiner, self._chronicle = sent, examiner, chronicle
         self._chance = random.Random(setting.seed)  # noqa: S311 (reproducible chance)
         self._plan = setting.plan(self._chance)
-        self._store = enrolled(sent.entries)
+        self._batch_max = self._chance.randint(1, BATCH_RECORDS_MAX)  # of all: they have the same settings
+        self._store = enrolled(sent.entries, sent.unkeepable)
+        self._deaths: Counter[bytes] = Counter()  # by the signature of the pill
         self._ends = {partition: records[-1].offset + 1 for partition, records in sent.partitions.items()}
         self._processes: list[Process] = []  # the living and the dead
         self._owners: dict[int, Process] = {}  # to whom the group has given each partition
@@ -102,7 +104,7 @@ class World:
             process.cable.alive = False
         for process in self._processes:
             self._chronicle.counts["fenced"] += process.fenced
-        return Run(books(self._store), self._chronicle, failures, self._plan)
+        return Run(books(self._store, self._deaths), self._chronicle, failures, self._plan)
 
     def _over(self) -> bool:
         judged = self._loop.time() >= self._calm_at_s and not self._moving and self._unjudged() == []
@@ -125,9 +127,10 @@ class World:
     def _start(self) -> None:
         cable = Cable(f"worker {len(self._processes) + 1}", self._plan, self._chance, self._chronicle)
         cable.down_until_s = self._down_until_s
-        batch_max = self._chance.randint(1, BATCH_RECORDS_MAX)
-        process = Process(cable, self._sent.partitions, self._store, self._examiner, batch_max)
+        frailty = Frailty(self._examiner, self._sent.pills, cable)
+        process = Process(cable, self._sent.partitions, self._store, frailty, self._batch_max)
         cable.upset = lambda fault, call: self._upset(process, fault, call)
+        frailty.swallowed = lambda signature: self._swallow(process, signature)
         self._processes.append(process)
 
     def _living(self) -> list[Process]:
@@ -197,6 +200,12 @@ class World:
         self._later(SESSION_S_MAX, self._settle)
         self._later(SESSION_S_MAX, self._replace)
 
+    def _swallow(self, process: Process, signature: bytes) -> None:
+        self._deaths[signature] += 1
+        self._chronicle.counts["death of a worker process by a pill"] += 1
+        self._tell(f"{process.cable.name} dies of a pill")
+        self._crash(process)
+
     def _replace(self) -> None:
         self._start()
         self._settle()
@@ -257,12 +266,12 @@ class World:
         self._store.devices[sender.device_no] = replace(device, key_version=device.key_version + 1)
 
 
-def books(store: MemoryStore) -> Books:
+def books(store: MemoryStore, deaths: Mapping[bytes, int]) -> Books:
     """Copy out, as plain data, all that the store keeps."""
     rows = {}
     for no, device in store.devices.items():
         tallies = {e: Tally(one.ranges, one.lowest, one.highest, one.accepted) for e, one in device.ledgers.items()}
-        rows[no] = Row(tallies, device.held, device.boots, (device.standing, device.epoch))
+        rows[no] = Row(tallies, device.held, device.held_bytes, device.boots, (device.standing, device.epoch))
     return Books(
         verdicts={
             (p, offset): [(str(v), str(r)) for v, r in found] for (_, p, offset), found in store.verdicts.items()
@@ -271,4 +280,6 @@ def books(store: MemoryStore) -> Books:
         next_offsets={partition: owned.next_offset for (_, partition), owned in store.leases.items()},
         rows=rows,
         numbers={number: len(kept) for number, kept in store.stored.items()},
+        shown={(p, offset): size for (_, p, offset), size in store.shown.items()},
+        deaths=dict(deaths),
     )
