@@ -1,5 +1,6 @@
 """What do the brokers themselves say of a topic? Asked over a connection of its own, apart from the consumer."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from enum import IntEnum
@@ -92,8 +93,9 @@ class Brokers:
 async def ask(kafka: str) -> AsyncIterator[Brokers]:
     """Connect for the length of the block. Raises OffsetOutOfRangeError, and TroubleError for anything else."""
     client = AIOKafkaClient(bootstrap_servers=kafka, request_timeout_ms=ASK_MS_MAX)
+    starting = asyncio.ensure_future(client.bootstrap())
     try:
-        await client.bootstrap()
+        await asyncio.shield(starting)
         yield Brokers(client)
     except OffsetOutOfRangeError:
         raise
@@ -102,7 +104,13 @@ async def ask(kafka: str) -> AsyncIterator[Brokers]:
     except NotImplementedError as error:
         raise TroubleError(f"Kafka at {kafka} is older than 2.8, and cannot say which log a topic is") from error
     finally:
-        await client.close()
+        await asyncio.shield(_end(client, starting))
+
+
+async def _end(client: AIOKafkaClient, starting: asyncio.Future[None]) -> None:
+    """Close, whoever is cancelled: the library leaves a connection open while it starts, and swallows it at the end."""
+    await asyncio.gather(starting, return_exceptions=True)
+    await client.close()
 
 
 async def fetch(kafka: str, at: TopicPartition, offset: int, bytes_max: int) -> bytes:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaClient, TopicPartition
 
 from deploy import embedded
 from deploy.embedded import pair
 from deploy.embedded.process import stop as stop_process
 from ingest.adapters import kafka
+from ingest.adapters.brokers import fetch
 from ingest.adapters.kafka import KafkaLog
 from ingest.adapters.topics import prepare_topic
 from ingest.adapters.watch import SilentError, Vigilance
@@ -216,6 +218,24 @@ async def test_a_consumer_that_its_group_has_forgotten_is_said_to_have_failed(se
     (error,) = failures.errors
     assert isinstance(error, SilentError)
     assert f"not been a member of group {settings.group}" in str(error)
+
+
+async def test_who_asks_the_brokers_can_be_told_to_stop_also_while_the_client_closes(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client library swallows a cancellation that comes then, and whoever waits for our end would wait for ever."""
+    closing, close = asyncio.Event(), AIOKafkaClient.close
+
+    async def tell_and_close(client: AIOKafkaClient) -> None:
+        closing.set()
+        await close(client)
+
+    monkeypatch.setattr(AIOKafkaClient, "close", tell_and_close)
+    asking = asyncio.ensure_future(fetch(settings.kafka, TopicPartition(settings.topic, 0), 0, 1))
+    await closing.wait()
+    asking.cancel()
+    await asyncio.wait({asking}, timeout=10)
+    assert asking.cancelled()
 
 
 async def test_markers_at_the_end_are_no_silence(settings: Settings) -> None:
