@@ -16,9 +16,11 @@ from ingest.adapters.postgres.migration import migrate
 from ingest.adapters.postgres.store import PostgresStore, Provenance
 from ingest.adapters.topics import prepare_topic
 from ingest.build import identify
+from ingest.commands.audit import audit
 from ingest.commands.devices import devices, enrol
 from ingest.commands.partitions import partitions
 from ingest.commands.shell import config_option, run, settings_of
+from ingest.commands.tenants import tenants
 from ingest.config import Settings, read_file
 from ingest.core.examine import Examiner
 from ingest.core.payload import load
@@ -44,7 +46,7 @@ def main(context: click.Context) -> None:
     context.obj = enrol  # how the simulator, which does not know the registry, enrols its fleet
 
 
-for command in (status, down, simulate, check, demo, chaos, devices, partitions):
+for command in (status, down, simulate, check, demo, chaos, devices, tenants, partitions, audit):
     main.add_command(command)
 
 

@@ -1,6 +1,5 @@
 """Where does each partition stand? And let one go on whose log is broken."""
 
-import getpass
 import json
 from pathlib import Path
 
@@ -8,8 +7,9 @@ import click
 from aiokafka import TopicPartition
 
 from ingest.adapters.continuity import compare
-from ingest.adapters.postgres.resumption import Decision, State, list_partitions, resume
-from ingest.commands.shell import config_option, connected, run, settings_of
+from ingest.adapters.postgres.audit import Decision
+from ingest.adapters.postgres.resumption import State, list_partitions, resume
+from ingest.commands.shell import config_option, connected, decision_options, json_option, run, settings_of
 from ingest.ports import Mark
 
 
@@ -20,7 +20,7 @@ def partitions() -> None:
 
 @partitions.command("list")
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@json_option
 def list_partitions_(config: Path | None, as_json: bool) -> None:  # noqa: FBT001 (click gives flags so)
     """List the partitions of the topic, halted ones first."""
     settings = settings_of(config, "database")
@@ -38,9 +38,8 @@ def list_partitions_(config: Path | None, as_json: bool) -> None:  # noqa: FBT00
 @partitions.command("resume")
 @config_option
 @click.argument("partition", type=click.IntRange(0))
-@click.option("--reason", required=True, help="Why; it is kept.")
-@click.option("--by", default=getpass.getuser, show_default="the user", help="Who decides; it is kept.")
-def resume_(config: Path | None, partition: int, reason: str, by: str) -> None:
+@decision_options()
+def resume_(config: Path | None, partition: int, decision: Decision) -> None:
     """Let a halted PARTITION go on with the log as it is now.
 
     What is gone is written down as a gap. Another log is read from its beginning, as another incarnation of the topic.
@@ -52,7 +51,7 @@ def resume_(config: Path | None, partition: int, reason: str, by: str) -> None:
         found = await compare(settings.kafka, TopicPartition(*at), Mark(0, None, None))
         state = State(found.log_id, found.bounds.first)
         async with connected(settings) as connection:
-            done = await resume(connection, at, state, Decision(by, reason))
+            done = await resume(connection, at, state, decision)
         how = "reads its new log from the beginning" if done.lost is None else f"passes over {done.lost} lost records"
         click.echo(f"partition {partition} halted at offset {done.halted_at}: {done.halted_why}")
         click.echo(f"it goes on, and {how}")

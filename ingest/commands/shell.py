@@ -1,28 +1,65 @@
 """How does every command begin and end? With its settings read, its trouble told in a line."""
 
 import contextlib
+import functools
+import getpass
 import os
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import click
 import uvloop
 
+from ingest.adapters.postgres.audit import BrokenChainError, Decision, UnfitActError
 from ingest.adapters.postgres.connection import Connection, connect, trouble
 from ingest.adapters.postgres.migration import MigrationError
 from ingest.adapters.postgres.registry import ImportProblemsError
 from ingest.adapters.postgres.resumption import NotHaltedError
 from ingest.adapters.topics import TopicError
 from ingest.config import Settings, SettingsError, read_file
+from ingest.core.enrolment import EnrolmentError
 from ingest.ports import TroubleError
 
-EXPECTED = (SettingsError, TroubleError, MigrationError, TopicError, ImportProblemsError, NotHaltedError, OSError)
+EXPECTED = (
+    SettingsError, TroubleError, MigrationError, TopicError, ImportProblemsError, NotHaltedError, EnrolmentError,
+    UnfitActError, BrokenChainError, OSError,
+)  # fmt: skip
+WORDS_MAX = 500
 
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="Settings as TOML; WEIGHBRIDGE_* in the environment go before it."
 )
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+def _words(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    """Take a line for people: what is kept for good shall be legible."""
+    if not (text.strip() and text.isprintable() and len(text) <= WORDS_MAX):
+        raise click.BadParameter(f"give one line of 1 to {WORDS_MAX} printable characters")
+    return text
+
+
+def decision_options(reason: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Ask who decides and why, and give the command a `decision`; without a usual reason, one must be given."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @click.option(
+            "--reason", required=reason is None, default=reason, show_default=True, callback=_words,
+            help="Why; it is kept.",
+        )  # fmt: skip
+        @click.option(
+            "--by", default=getpass.getuser, show_default="the user", callback=_words, help="Who decides; it is kept."
+        )
+        @functools.wraps(command)
+        def decided(*arguments: object, reason: str, by: str, **options: object) -> None:
+            command(*arguments, decision=Decision(by, reason), **options)
+
+        return decided
+
+    return decorate
 
 
 def run(work: Coroutine[Any, Any, int]) -> None:

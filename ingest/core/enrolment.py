@@ -6,6 +6,7 @@ non-canonical encodings, points off the curve: RFC 8032, 5.1.3 and 5.1.7), do no
 
 import re
 
+import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa, x448, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
@@ -26,8 +27,47 @@ _OTHER_TYPES = (
 )
 
 
+DEVICE_ID_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
+
+
 class EnrolmentError(Exception):
     """A key that may not be registered. Its text says what is wrong and what to do, and never shows the key."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A key that passed the gate, and whom it is to speak for."""
+
+    device_id: str
+    vehicle_id: str
+    epoch: int
+    kid: bytes
+    algorithm: Algorithm
+    public: bytes
+    last_seq: int | None = None  # the last number under the key before this one, if the device says so
+    valid_from_us: int | None = None  # since 1970 UTC; None: without bounds
+    valid_until_us: int | None = None
+
+
+def check_identity(device_id: str, vehicle_id: str, epoch: int, kid: str) -> bytes:
+    """Refuse names that no envelope could carry (schemas/envelope.md, 3 and 4); returns the kid as bytes."""
+    if not 1 <= len(device_id) <= 64 or not set(device_id) <= DEVICE_ID_CHARS:
+        raise EnrolmentError(f"device_id {device_id[:80]!r}: 1 to 64 characters of A-Z a-z 0-9 . _ : -")
+    check_name("vehicle_id", vehicle_id)
+    if not 0 <= epoch < 2**32:
+        raise EnrolmentError(f"epoch {epoch}: 0 to 4294967295")
+    try:
+        read = bytes.fromhex(kid)
+    except ValueError:
+        read = b""
+    if not 1 <= len(read) <= 32:
+        raise EnrolmentError(f"kid {kid[:80]!r}: 1 to 32 bytes, written as hexadecimal digits")
+    return read
+
+
+def check_name(what: str, text: str) -> None:
+    """Refuse a name of a vehicle or tenant that could not be shown in a line."""
+    if not (1 <= len(text) <= 64 and text.isascii() and text.isprintable()):
+        raise EnrolmentError(f"{what} {text[:80]!r}: 1 to 64 printable ASCII characters")
 
 
 def admit(alg: str, public_key_pem: str) -> tuple[Algorithm, bytes]:

@@ -146,15 +146,14 @@ def test_a_higher_epoch_closes_the_one_before_but_for_its_gaps(house: House, dev
     house.enrol([device.registration()])
     first, gap = device.say(1), device.say(3)
     assert weighed(house, first, device.say(2), device.say(5)) == [("accepted", "")] * 3
-    successor = Stranger(device.name, ed25519_key(), epoch=2)
-    line = successor.registration(kid=b"new".hex())
-    assert house.enrol([line]).stdout == "1 lines: 0 new devices, 1 new keys, 1 epochs raised\n"
+    successor = Stranger(device.name, ed25519_key(), epoch=2, key_name="new")
+    assert house.enrol([successor.registration()]).stdout == "1 lines: 0 new devices, 1 new keys, 1 epochs raised\n"
     assert weighed(
         house, gap, device.say(6), first, gap, device.say(2, encode(state(speed=1.0))),
-        device.say(1, m70001=2), device.say(1, m70001=3), device.say(4),
+        device.say(1, m70001=2), successor.say(1), successor.say(1, m70001=3), device.say(4),
     ) == [
         ("accepted", ""), ("refused", "epoch_closed"), ("duplicate", ""), ("duplicate", ""), ("held", "equivocation"),
-        ("accepted", ""), ("held", "epoch_unknown"), ("accepted", ""),
+        ("refused", "key_not_valid"), ("accepted", ""), ("held", "epoch_unknown"), ("accepted", ""),
     ]  # fmt: skip
     shown = json.loads(house.run("devices", "show", device.name).stdout)
     assert (shown["epoch"], shown["accepted"], shown["highest"], shown["held"]) == (2, 1, 1, 2)

@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,12 @@ class Stranger(msgspec.Struct, frozen=True):
     name: str
     key: PrivateKey
     epoch: int = 1
+    key_name: str = "kid"
+    vehicle: str = ""
 
     @property
     def kid(self) -> bytes:
-        return f"kid {self.name}".encode()[:32]
+        return f"{self.key_name} {self.name}".encode()[:32]
 
     @property
     def alg(self) -> int:
@@ -49,8 +52,29 @@ class Stranger(msgspec.Struct, frozen=True):
         """Give the line for `devices import`."""
         public = self.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
         alg = "EdDSA" if self.alg == -8 else "ES256"
-        line = {"device_id": self.name, "tenant": "strangers", "vehicle_id": f"vehicle of {self.name}"}
+        line = {"device_id": self.name, "tenant": "strangers", "vehicle_id": self.vehicle or f"vehicle of {self.name}"}
         return {**line, "epoch": self.epoch, "kid": self.kid.hex(), "alg": alg, "public_key": public, **changed}
+
+    def request(self, last_seq: int | None = None, **changed: object) -> dict[str, object]:
+        """Ask for this key to be enrolled, and prove that it is ours (section 7)."""
+        line = self.registration()
+        del line["tenant"]
+        told = {} if last_seq is None else {"last_seq": last_seq}
+        proof = urlsafe_b64encode(self.sign_bytes(self.statement(last_seq))).rstrip(b"=").decode()
+        return {**line, "proof": proof, **told, **changed}
+
+    def statement(self, last_seq: int | None = None) -> bytes:
+        """Give the bytes that a proof signs."""
+        line = self.registration()
+        said = [self.name, line["vehicle_id"], self.epoch, self.kid, line["alg"], self.raw_public(), last_seq]
+        return cbor2.dumps(["weighbridge/enrolment/v1", *said])
+
+    def raw_public(self) -> bytes:
+        """Give the public key as it stands in a statement."""
+        public = self.key.public_key()
+        if isinstance(public, ed25519.Ed25519PublicKey):
+            return public.public_bytes_raw()
+        return public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
 
     def claims(self, seq: int, **changed: object) -> Map:
         """Give the claims; n4=... adds or changes claim 4, m70003=... claim -70003."""
@@ -64,7 +88,10 @@ class Stranger(msgspec.Struct, frozen=True):
 
     def sign(self, protected: bytes, payload: bytes, context: bytes = CONTEXT) -> bytes:
         """Sign as RFC 9052, 4.4 says."""
-        signed = cbor2.dumps(["Signature1", protected, context, payload])
+        return self.sign_bytes(cbor2.dumps(["Signature1", protected, context, payload]))
+
+    def sign_bytes(self, signed: bytes) -> bytes:
+        """Sign as section 3 says."""
         if isinstance(self.key, ed25519.Ed25519PrivateKey):
             return self.key.sign(signed)
         r, s = decode_dss_signature(self.key.sign(signed, ec.ECDSA(hashes.SHA256())))

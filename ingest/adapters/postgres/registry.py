@@ -1,17 +1,21 @@
 """Who is enrolled? Devices with their keys, vehicles and tenants: taken in from lines of JSON, listed and shown."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+import asyncpg
 import msgspec
 
+from ingest.adapters.postgres.audit import Act, Decision, UnfitActError, acting, append
 from ingest.adapters.postgres.connection import Connection
+from ingest.core.certificate import Presented, vouched
 from ingest.core.device import Algorithm
-from ingest.core.enrolment import EnrolmentError, admit
+from ingest.core.enrolment import Candidate, EnrolmentError, admit, check_identity, check_name
 
 PROBLEMS_SHOWN_MAX = 20
-LOCK = 0x656E726F6C  # "enrol": one import at a time, or two could each take the other's device for new
 LIST_ROWS_MAX = 10_000
+BY_PROGRAM = Decision("weighbridge", "enrolment")
 
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,7 +31,7 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A line whose key passed the gate."""
+    """A key that passed the gate, whom it is to speak for, and whose that device is to be."""
 
     device_id: str
     tenant: str
@@ -36,6 +40,8 @@ class Entry(msgspec.Struct, frozen=True):
     kid: bytes
     algorithm: Algorithm
     public: bytes
+    valid_from_us: int | None = None  # since 1970 UTC; None: without bounds
+    valid_until_us: int | None = None
 
 
 class ImportProblemsError(Exception):
@@ -55,6 +61,7 @@ class Imported(msgspec.Struct, frozen=True):
     keys_new: int
     epochs_raised: int
     keys_shared: int  # public keys that more than one device has: each device should have its own
+    keys_renewed: int = 0  # whose certificate was prolonged
 
 
 def read_lines(lines: Iterable[str]) -> list[Entry]:
@@ -64,7 +71,7 @@ def read_lines(lines: Iterable[str]) -> list[Entry]:
         if line.strip():
             try:
                 entries.append(_entry(line))
-            except (msgspec.DecodeError, EnrolmentError, ValueError) as error:
+            except (msgspec.DecodeError, EnrolmentError, UnicodeEncodeError) as error:
                 problems.append(f"line {line_no}: {error}")
     if problems:
         raise ImportProblemsError(problems)
@@ -73,34 +80,16 @@ def read_lines(lines: Iterable[str]) -> list[Entry]:
 
 def _entry(line: str) -> Entry:
     read = msgspec.json.decode(line, type=Line)
-    check_identity(read)
+    kid = check_identity(read.device_id, read.vehicle_id, read.epoch, read.kid)
+    check_name("tenant", read.tenant)
     algorithm, public = admit(read.alg, read.public_key)
-    return Entry(read.device_id, read.tenant, read.vehicle_id, read.epoch, bytes.fromhex(read.kid), algorithm, public)
+    return Entry(read.device_id, read.tenant, read.vehicle_id, read.epoch, kid, algorithm, public)
 
-
-def check_identity(line: Line) -> None:
-    """Refuse names that no envelope could carry (schemas/envelope.md, claims)."""
-    if not 1 <= len(line.device_id) <= 64 or not set(line.device_id) <= DEVICE_ID_CHARS:
-        raise ValueError(f"device_id {line.device_id[:80]!r}: 1 to 64 characters of A-Z a-z 0-9 . _ : -")
-    for name, text in (("tenant", line.tenant), ("vehicle_id", line.vehicle_id)):
-        if not (1 <= len(text) <= 64 and text.isascii() and text.isprintable()):
-            raise ValueError(f"{name} {text[:80]!r}: 1 to 64 printable ASCII characters")
-    if not 0 <= line.epoch < 2**32:
-        raise ValueError(f"epoch {line.epoch}: 0 to 4294967295")
-    try:
-        kid = bytes.fromhex(line.kid)
-    except ValueError:
-        kid = b""
-    if not 1 <= len(kid) <= 32:
-        raise ValueError(f"kid {line.kid[:80]!r}: 1 to 32 bytes, written as hexadecimal digits")
-
-
-DEVICE_ID_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
 
 _STAGE = """
     create temporary table entry (
         line integer, device_id text, tenant text, vehicle_id text, epoch bigint,
-        kid bytea, algorithm text, public_key bytea
+        kid bytea, algorithm text, public_key bytea, valid_from timestamptz, valid_until timestamptz
     ) on commit drop"""
 
 _CONFLICTS = """
@@ -128,6 +117,27 @@ _CONFLICTS = """
     select format('device %s is at epoch %s; %s would take it back', d.device_id, s.epoch, e.epoch)
     from entry e join store.device d using (device_id) join store.device_state s using (device_no)
     where s.epoch > e.epoch
+    union
+    select format('device %s: key %s is %s; a new epoch needs a new key',
+                  d.device_id, encode(k.kid, 'hex'),
+                  case when k.epoch_until <= e.epoch then 'of a closed epoch' else k.state end)
+    from entry e join store.device d using (device_id) join store.device_state s using (device_no)
+    join store.device_key k using (device_no, kid)
+    where s.epoch < e.epoch and k.state in ('retired', 'revoked') or k.epoch_until <= e.epoch
+    union
+    select format('device %s: key %s was revoked as key %s of device %s; make a new pair',
+                  e.device_id, encode(e.kid, 'hex'), encode(k.kid, 'hex'), d.device_id)
+    from entry e join store.device_key k using (public_key) join store.device d using (device_no)
+    where k.state = 'revoked' and (d.device_id, k.kid) <> (e.device_id, e.kid)
+    union
+    select case when d.replaced_by is null
+           then format('device %s is decommissioned; to take it in again, give it a higher epoch', d.device_id)
+           else format('device %s was replaced by %s; give this one an id of its own', d.device_id, r.device_id) end
+    from entry e join store.device d using (device_id) join store.device_state s using (device_no)
+    left join store.device r on r.device_no = d.replaced_by
+    left join store.device_key k on k.device_no = d.device_no and k.kid = e.kid
+    where (k.kid is null or e.epoch > s.epoch)
+    and (d.replaced_by is not null or d.decommissioned_at is not null and e.epoch = s.epoch)
     order by 1"""
 
 _LOCK_KNOWN = """
@@ -147,17 +157,30 @@ _DEVICES = """
     join store.vehicle v using (vehicle_id) order by e.line
     on conflict do nothing"""
 
+# The next three, in this order: each needs the epoch that the third one ends.
 _CLOSE_EPOCHS = """
     insert into store.closed_ledger (device_no, epoch, seen, seen_floor, lowest, highest, accepted)
     select s.device_no, s.epoch, s.seen, s.seen_floor, s.lowest, s.highest, s.accepted
     from store.device_state s join store.device d using (device_no)
     where exists (select from entry e where e.device_id = d.device_id and e.epoch > s.epoch)"""
 
+_END_KEYS = """
+    update store.device_key k set epoch_until = e.epoch
+    from (select device_id, max(epoch) as epoch, array_agg(kid) as kids from entry group by 1) e
+    join store.device d using (device_id) join store.device_state s using (device_no)
+    where k.device_no = d.device_no and e.epoch > s.epoch and k.epoch_until is null and k.kid <> all (e.kids)"""
+
 _RAISE_EPOCHS = """
+    with taken_in_again as (
+        update store.device d set decommissioned_at = null
+        from store.device_state s, entry e
+        where s.device_no = d.device_no and e.device_id = d.device_id and e.epoch > s.epoch
+    )
     update store.device_state s set
         epoch = e.epoch, seen = '{}', seen_floor = 0, lowest = 0, highest = 0, accepted = 0
     from store.device d join (select device_id, max(epoch) as epoch from entry group by 1) e using (device_id)
-    where d.device_no = s.device_no and e.epoch > s.epoch"""
+    where d.device_no = s.device_no and e.epoch > s.epoch
+    returning d.device_no, d.device_id"""
 
 _STATES = """
     insert into store.device_state (device_no, epoch)
@@ -165,15 +188,19 @@ _STATES = """
     on conflict do nothing"""
 
 _KEYS = """
-    with added as (
-        insert into store.device_key (device_no, kid, algorithm, public_key)
-        select distinct on (d.device_no, e.kid) d.device_no, e.kid, e.algorithm, e.public_key
-        from entry e join store.device d using (device_id) order by d.device_no, e.kid
-        on conflict do nothing returning device_no
-    ), moved as (
-        update store.device_state set key_version = key_version + 1 where device_no in (select device_no from added)
-    )
-    select count(*) from added"""
+    insert into store.device_key (device_no, kid, algorithm, public_key, epoch_from, valid_from, valid_until)
+    select distinct on (d.device_no, e.kid) d.device_no, e.kid, e.algorithm, e.public_key, e.epoch,
+           coalesce(e.valid_from, '-infinity'), coalesce(e.valid_until, 'infinity')
+    from entry e join store.device d using (device_id) order by d.device_no, e.kid
+    on conflict do nothing returning device_no"""
+
+_RENEW = """
+    update store.device_key k set valid_until = e.valid_until
+    from entry e join store.device d using (device_id)
+    where k.device_no = d.device_no and k.kid = e.kid and k.state = 'active' and e.valid_until > k.valid_until
+    returning k.device_no"""
+
+_MOVE = "update store.device_state set key_version = key_version + 1 where device_no = any($1)"
 
 _SHARED = """
     select count(*) from (
@@ -182,20 +209,14 @@ _SHARED = """
     ) shared"""
 
 
-async def import_devices(connection: Connection, entries: Sequence[Entry]) -> Imported:
+async def import_devices(connection: Connection, entries: Sequence[Entry], decision: Decision = BY_PROGRAM) -> Imported:
     """Enrol all entries or none; what is enrolled already, unchanged, is left as it is.
 
-    A new kid adds a key; a higher epoch closes the one before. Raises ImportProblemsError.
+    A new kid adds a key; a higher epoch closes the one before, and ends the keys that it does not name again.
+    Raises ImportProblemsError.
     """
-    async with connection.transaction():
-        await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
-        await connection.execute(_STAGE)
-        records = [
-            (line, e.device_id, e.tenant, e.vehicle_id, e.epoch, e.kid, e.algorithm.value, e.public)
-            for line, e in enumerate(entries)
-        ]
-        await connection.copy_records_to_table("entry", records=records)
-        await connection.execute("analyze entry")
+    async with acting(connection):
+        await _stage(connection, entries)
         await connection.execute(_LOCK_KNOWN)
         conflicts = await connection.fetch(_CONFLICTS)
         if conflicts:
@@ -203,11 +224,69 @@ async def import_devices(connection: Connection, entries: Sequence[Entry]) -> Im
         await connection.execute(_TENANTS)
         await connection.execute(_VEHICLES)
         devices_new = _count(await connection.execute(_DEVICES))
-        raised = _count(await connection.execute(_CLOSE_EPOCHS))
-        await connection.execute(_RAISE_EPOCHS)
+        raised = await _raise_epochs(connection)
         await connection.execute(_STATES)
-        keys_new = await connection.fetchval(_KEYS)
-        return Imported(len(entries), devices_new, keys_new, raised, await connection.fetchval(_SHARED))
+        added = await connection.fetch(_KEYS)
+        renewed = await connection.fetch(_RENEW)
+        await connection.execute(_MOVE, list({row["device_no"] for row in (*raised, *added, *renewed)}))
+        shared = await connection.fetchval(_SHARED)
+        done = Imported(len(entries), devices_new, len(added), len(raised), shared, len(renewed))
+        await append(connection, decision, _act(entries, done, sorted(row["device_id"] for row in raised)))
+    return done
+
+
+async def _stage(connection: Connection, entries: Sequence[Entry]) -> None:
+    await connection.execute(_STAGE)
+    records = [
+        (line, e.device_id, e.tenant, e.vehicle_id, e.epoch, e.kid, e.algorithm.value, e.public, e.valid_from_us,
+         e.valid_until_us)
+        for line, e in enumerate(entries)
+    ]  # fmt: skip
+    await connection.copy_records_to_table("entry", records=records)
+    await connection.execute("analyze entry")
+
+
+async def _raise_epochs(connection: Connection) -> list[asyncpg.Record]:
+    await connection.execute(_CLOSE_EPOCHS)
+    await connection.execute(_END_KEYS)
+    return await connection.fetch(_RAISE_EPOCHS)
+
+
+def _act(entries: Sequence[Entry], done: Imported, raised: Sequence[str]) -> Act:
+    """Describe an import by its counts and the digest of what was asked for: it may be a whole fleet's."""
+    devices = {entry.device_id for entry in entries}
+    subject = devices.pop() if len(devices) == 1 else f"{len(devices)} devices"
+    digest = hashlib.sha256(msgspec.json.encode(entries)).hexdigest()
+    return Act("enrol", subject, {}, {**msgspec.structs.asdict(done), "sha256": digest, "raised": list(raised)})
+
+
+async def enrol(connection: Connection, candidate: Candidate, tenant: str, decision: Decision) -> Imported:
+    """Enrol the device of a candidate, or give it a further key or a higher epoch. Raises ImportProblemsError."""
+    async with acting(connection):
+        await tenant_no(connection, tenant)
+        one = candidate
+        bounds = one.valid_from_us, one.valid_until_us
+        entry = Entry(one.device_id, tenant, one.vehicle_id, one.epoch, one.kid, one.algorithm, one.public, *bounds)
+        return await import_devices(connection, [entry], decision)
+
+
+async def enrol_certified(
+    connection: Connection, presented: Presented, tenant: str, at_s: float, decision: Decision
+) -> Imported:
+    """Enrol the device whose certificate is presented, if it is good at this time. Raises EnrolmentError as well."""
+    async with acting(connection):
+        query = "select certificate from store.tenant_ca where tenant_no = $1"
+        trusted = await connection.fetch(query, await tenant_no(connection, tenant))
+        candidate = vouched(presented, [row["certificate"] for row in trusted], at_s)
+        return await enrol(connection, candidate, tenant, decision)
+
+
+async def tenant_no(connection: Connection, tenant: str) -> int:
+    """Find a tenant by its name. Raises UnfitActError."""
+    found: int | None = await connection.fetchval("select tenant_no from store.tenant where tenant = $1", tenant)
+    if found is None:
+        raise UnfitActError(f"there is no tenant {tenant!r}: `weighbridge tenants list` shows them, `add` makes one")
+    return found
 
 
 def _count(status: str) -> int:
@@ -231,7 +310,9 @@ async def show_device(connection: Connection, device_id: str) -> dict[str, Any] 
     if found is None:
         return None
     keys = await connection.fetch(
-        "select encode(kid, 'hex') as kid, algorithm, state, seq_cutoff, encode(public_key, 'hex') as public_key "
+        "select encode(kid, 'hex') as kid, algorithm, state, epoch_from, epoch_until, valid_from::text, "
+        "valid_until::text, seq_cutoff, revoked_at::text, revoked_why, compromised_since::text, "
+        "encode(public_key, 'hex') as public_key "
         "from store.device_key join store.device using (device_no) where device_id = $1 order by key_no",
         device_id,
     )

@@ -11,6 +11,7 @@ import asyncpg
 import msgspec
 
 from ingest.adapters.postgres import queries
+from ingest.adapters.postgres.audit import Act, Decision, acting, append, lock_head
 from ingest.adapters.postgres.connection import Connection
 
 
@@ -23,13 +24,6 @@ class State(msgspec.Struct, frozen=True):
 
     log_id: str
     first_offset: int
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """Who decides to go on, and why."""
-
-    actor: str
-    reason: str
 
 
 class Resumption(msgspec.Struct, frozen=True):
@@ -48,7 +42,8 @@ async def list_partitions(connection: Connection, topic: str) -> list[dict[str, 
 async def resume(connection: Connection, at: tuple[str, int], state: State, decision: Decision) -> Resumption:
     """Let a halted partition, given as (topic, number), go on. Raises NotHaltedError."""
     topic, partition = at
-    async with connection.transaction():
+    async with acting(connection):
+        await lock_head(connection)  # it comes before the lease in the order of locks
         halted = await connection.fetchrow(queries.HALTED, topic, partition)
         if halted is None:
             raise NotHaltedError(f"partition {partition} of {topic} is not halted; see `weighbridge partitions list`")
@@ -65,6 +60,9 @@ async def resume(connection: Connection, at: tuple[str, int], state: State, deci
             queries.RESUMPTION, topic_no, partition, stopped_at, halted["halted_why"], went_on_in, went_on_at,
             decision.reason, decision.actor,
         )  # fmt: skip
+        before = {"next_offset": stopped_at, "halted_why": halted["halted_why"], "topic_no": topic_no}
+        after = {"next_offset": went_on_at, "topic_no": went_on_in, "lost": lost}
+        await append(connection, decision, Act("resume", f"{topic}/{partition}", before, after))
     return Resumption(stopped_at, halted["halted_why"], lost)
 
 

@@ -6,6 +6,7 @@ alter table store.device_key
     add column revoked_at        timestamptz,
     add column revoked_why       text,
     add column compromised_since timestamptz,
+    add column stored_before     bigint,             -- messages under it when it was revoked, counted under the lock
     add check (state <> 'revoked' or (revoked_at is not null and revoked_why is not null)),
     add check (state <> 'retired' or seq_cutoff is not null);
 
@@ -51,6 +52,13 @@ create view weighbridge.key as
 select d.device_id, encode(k.kid, 'hex') as kid, k.algorithm, k.state, k.epoch_from, k.epoch_until, k.valid_from, k.valid_until,
        k.seq_cutoff, k.enrolled_at, k.revoked_at, k.revoked_why, k.compromised_since
 from store.device_key k join store.device d using (device_no);
+
+-- No message is stored under a key after its revocation: stored_now is never above stored_before.
+create view weighbridge.revocation as
+select d.device_id, encode(k.kid, 'hex') as kid, k.revoked_at, k.revoked_why, k.compromised_since, k.stored_before,
+       (select count(*) from store.message m where m.device_no = k.device_no and m.key_no = k.key_no) as stored_now
+from store.device_key k join store.device d using (device_no)
+where k.state = 'revoked';
 
 -- Stored under a key that was already in other hands, as far as anybody knows.
 create view weighbridge.tainted as
