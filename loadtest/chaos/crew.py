@@ -44,7 +44,7 @@ class Crew:
 
     def __init__(self, folder: Path, environ: Mapping[str, str], broken: Sequence[str] = ()) -> None:
         self._folder = folder
-        self._environ = dict(environ)
+        self.environ = dict(environ)
         self._broken = broken
         self._journals: list[Path] = []
         self.members: list[Member] = []
@@ -53,12 +53,12 @@ class Crew:
 
     async def start(self) -> Member:
         """Start one more."""
-        return await self._start(self._broken, self._environ)
+        return await self._start(self._broken, self.environ)
 
     async def start_rival(self) -> Member:
         """Start one in a group of its own: all partitions are its, and the backends of others are left alive."""
         group = {"WEIGHBRIDGE_GROUP": f"rival-{len(self._journals)}"}
-        return await self._start([*self._broken, ENDS_NOBODY], self._environ | group)
+        return await self._start([*self._broken, ENDS_NOBODY], self.environ | group)
 
     async def _start(self, broken: Sequence[str], environ: Mapping[str, str]) -> Member:
         journal = self._folder / f"worker-{len(self._journals)}.jsonl"

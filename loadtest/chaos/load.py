@@ -21,7 +21,7 @@ from device_sim.vehicle import Send
 from loadtest.chaos.oracle import Due, Position, Sent
 
 WAVE_S = 15.0  # a new one finds partitions that were added
-VEHICLES = 300
+VEHICLES = 150
 PAUSE_S = 0.5
 DIGEST_BYTES = 16
 MIX = Mix({**MIXES["everything"].shares, Misbehaviour.CROSS_PARTITION_REPLAY: 0.1})  # where row locks are all there is
@@ -37,6 +37,8 @@ class Load:
 
     def __init__(self, fleets: list[Fleet], rate: float) -> None:
         self.fleets = fleets
+        self._waves = enumerate(fleets)
+        self.incarnations: dict[int, int] = {}  # of the log, by partition, where it is not the first
         self.over = asyncio.Event()  # set it, and no more is sent
         self._rate = rate
         self._wave = 0
@@ -55,8 +57,8 @@ class Load:
         return Sent(self._landed, self._open)
 
     async def send(self, target: Target) -> None:
-        """Send wave after wave until it is over."""
-        for wave, fleet in enumerate(self.fleets):
+        """Send wave after wave until it is over; once more, and it goes on with fleets that have sent nothing."""
+        for wave, fleet in self._waves:
             before = self.sent
             while self.sent == before:  # else the broker was away
                 if self.over.is_set():
@@ -84,7 +86,8 @@ class Load:
 
     def _take(self, row: Deserved) -> None:
         self._pending.popleft()
-        self._landed[row.partition, row.offset] = self._due(row.verdict, row.reason, row.group)
+        incarnation = self.incarnations.get(row.partition, 1)
+        self._landed[incarnation, row.partition, row.offset] = self._due(row.verdict, row.reason, row.group)
 
     def _due(self, verdict: str, reason: str, group: int | None) -> Due:
         return Due(str(verdict), reason, None if group is None else (self._wave, group))

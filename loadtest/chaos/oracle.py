@@ -4,13 +4,13 @@ It shares nothing with the product but the words for verdicts. Every check is a 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
 EXAMPLES_MAX = 5  # of each kind
 
-Position = tuple[int, int]  # partition, offset
+Position = tuple[int, int, int]  # incarnation of the log, partition, offset
 Verdict = tuple[str, str]  # and its reason, "" where there is none
 
 
@@ -33,6 +33,7 @@ class Given(msgspec.Struct, frozen=True, gc=False):
 class Batch(msgspec.Struct, frozen=True, gc=False):
     """One row of the view of batches."""
 
+    incarnation: int
     partition: int
     from_offset: int
     to_offset: int
@@ -50,10 +51,12 @@ class Sent(msgspec.Struct, frozen=True):
 class Books(msgspec.Struct, frozen=True):
     """What the log and the store hold at the end."""
 
-    log: Mapping[Position, bytes]  # digest of each record
+    log: Mapping[Position, bytes]  # digest of each record, those included that it has lost since
     verdicts: Sequence[Given]
     batches: Sequence[Batch]
     ledgers: Mapping[str, int]  # by device: how many messages it says were accepted
+    gone: Collection[Position] = frozenset()  # lost by the log before they were judged
+    skipped: Sequence[Position] = ()  # each offset that the store has noted as gone
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -71,12 +74,14 @@ class Finding(msgspec.Struct, frozen=True):
 def examine(sent: Sent, books: Books) -> Finding:
     """Find all that is wrong."""
     due, unlanded = adopt(sent, books.log)
+    due |= _reread(books)
     objections = {
         "lost": _lost(books),
         "doubled": [*_twice(books.verdicts), *_accepted_twice(books.verdicts)],
         "wrong": _wrong(due, unlanded, books.verdicts),
         "unfounded": _unfounded(books),
         "untiled": _untiled(books),
+        "unrecorded": [f"{at} is gone, and it is not noted" for at in sorted(books.gone) if at not in books.skipped],
         "ledgers": _ledgers(books),
         "unknown": [f"{at} is in the log, and nobody sent it" for at in books.log if at not in due],
         "vanished": [f"{at} was acknowledged, and is not in the log" for at in sent.landed if at not in books.log],
@@ -99,9 +104,21 @@ def adopt(sent: Sent, log: Mapping[Position, bytes]) -> tuple[dict[Position, Due
     return due, [one for left in waiting.values() for one in left]
 
 
+def _reread(books: Books) -> dict[Position, Due]:
+    """Say what those deserve that are read again in another incarnation of the log: all but refusals are repeated."""
+    judged = {one.position: one.verdict for one in books.verdicts}
+    again = {}
+    for (incarnation, partition, offset), bytes_ in books.log.items():
+        before = incarnation - 1, partition, offset
+        if books.log.get(before) == bytes_ and before in judged:
+            verdict = judged[before] if judged[before][0] == "refused" else ("duplicate", "")
+            again[incarnation, partition, offset] = Due(*verdict, None)
+    return again
+
+
 def _lost(books: Books) -> list[str]:
     answered = {given.position for given in books.verdicts}
-    return [f"{at} has no verdict" for at in books.log if at not in answered]
+    return [f"{at} has no verdict" for at in books.log if at not in answered and at not in books.gone]
 
 
 def _twice(verdicts: Iterable[Given]) -> list[str]:
@@ -138,19 +155,23 @@ def _unfounded(books: Books) -> list[str]:
 
 def _untiled(books: Books) -> list[str]:
     """Lay the batches of each partition end to end, from 0 to the end of the log."""
-    ends: dict[int, int] = {}
-    for partition, offset in books.log:
-        ends[partition] = max(ends.get(partition, 0), offset + 1)
+    ends: dict[tuple[int, int], int] = {}
+    for incarnation, partition, offset in books.log:
+        at = incarnation, partition
+        ends[at] = max(ends.get(at, 0), offset + 1)
     reached = dict.fromkeys(ends, 0)
     wrong = []
-    for batch in sorted(books.batches, key=lambda one: (one.partition, one.from_offset, one.to_offset)):
-        if batch.from_offset != reached.get(batch.partition, 0):
-            wrong.append(f"{batch} does not begin at {reached.get(batch.partition, 0)}")
+    for batch in sorted(
+        books.batches, key=lambda one: (one.incarnation, one.partition, one.from_offset, one.to_offset)
+    ):
+        at = batch.incarnation, batch.partition
+        if batch.from_offset != reached.get(at, 0):
+            wrong.append(f"{batch} does not begin at {reached.get(at, 0)}")
         if batch.judged + batch.skipped != batch.to_offset - batch.from_offset or batch.skipped < 0:
             wrong.append(f"{batch} does not add up")
-        reached[batch.partition] = batch.to_offset
-    return wrong + [f"partition {p} ends at {ends.get(p, 0)}, its batches at {end}" for p, end in reached.items()
-                    if end != ends.get(p, 0)]  # fmt: skip
+        reached[at] = batch.to_offset
+    return wrong + [f"partition {at} ends at {ends.get(at, 0)}, its batches at {end}" for at, end in reached.items()
+                    if end != ends.get(at, 0)]  # fmt: skip
 
 
 def _ledgers(books: Books) -> list[str]:

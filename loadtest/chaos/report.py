@@ -19,7 +19,7 @@ class Report(msgspec.Struct, frozen=True):
     seed: int
     seconds: float
     records: int  # in the log
-    faults: Mapping[Fault, int]  # asked for, with how often each happened
+    faults: Mapping[str, int]  # asked for, with how often each happened
     events: Sequence[Counter[str]]  # of the journal of each worker process
     exits: Sequence[Exit]
     died: Sequence[str]
@@ -30,7 +30,7 @@ class Report(msgspec.Struct, frozen=True):
     @property
     def absent(self) -> list[str]:
         """List the faults that were asked for and did not happen; a run without them shows nothing."""
-        missing = [fault.value for fault, count in self.faults.items() if not count]
+        missing = [fault for fault, count in self.faults.items() if not count]
         return missing + ["fenced"] * (Fault.RIVAL in self.faults and not self.count("fenced"))
 
     @property
@@ -59,7 +59,7 @@ class Report(msgspec.Struct, frozen=True):
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
             "records": self.records,
-            "faults": {fault.value: count for fault, count in self.faults.items()},
+            "faults": dict(self.faults),
             "fenced": self.count("fenced"),
             "trouble": self.count("trouble"),
             "ambiguous_commits": self.faults.get(Fault.COMMIT_UNSENT, 0) + self.faults.get(Fault.COMMIT_UNANSWERED, 0),
@@ -85,7 +85,7 @@ def show(report: Report, console: Console) -> None:
     """Say it for people."""
     faults = Table("fault", "happened", title="What was done to the house", title_justify="left")
     for fault, count in report.faults.items():
-        faults.add_row(fault.value, f"{count:,}", style=None if count else "bold red")
+        faults.add_row(fault, f"{count:,}", style=None if count else "bold red")
     console.print(faults)
     for name, value in report.summary().items():
         if name not in ("faults", "died"):

@@ -101,14 +101,20 @@ class Servers:
 
     async def add_partition(self, topic: str) -> int:
         """Add a partition to a topic; returns how many more there are now."""
-        client = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
-        await client.start()
-        try:
+        async with self.administered() as client:
             (found,) = await client.describe_topics([topic])
             now = len(found["partitions"])
             await client.create_partitions({topic: NewPartitions(total_count=now + 1)})
             (found,) = await client.describe_topics([topic])
             return len(found["partitions"]) - now
+
+    @contextlib.asynccontextmanager
+    async def administered(self) -> AsyncIterator[AIOKafkaAdminClient]:
+        """Administer Kafka for the length of the block."""
+        client = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
+        await client.start()
+        try:
+            yield client
         finally:
             await client.close()
 

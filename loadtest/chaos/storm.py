@@ -20,7 +20,7 @@ from loadtest.chaos.stage import Stage
 SESSION_S = 10.0  # after so long without a heartbeat the group gives a member's partitions away
 REST_S = 3.0  # of the servers, from one restart to the next: between them something must be sent and judged
 BROKER, DATABASE = range(2)
-LOOKS_MAX, LOOK_EVERY_S = 40, 0.5
+LOOKS_MAX, LOOK_EVERY_S = 120, 0.5
 TRIES_MAX = 4  # at the end, of what has not happened yet
 LONG_FROM, LONG_PART = 0.4, 0.2  # of the storm: when the long outage begins, and how long it is
 PARTITIONS_ADDED_MAX = 6

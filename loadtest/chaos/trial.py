@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
@@ -13,8 +13,8 @@ from device_sim.identity import Fleet
 from device_sim.sender import Target
 from loadtest.chaos.faults import Fault
 from loadtest.chaos.load import VEHICLES, WAVE_S, Load
-from loadtest.chaos.oracle import examine
-from loadtest.chaos.reading import judged, log_size, read_books
+from loadtest.chaos.oracle import Books, examine
+from loadtest.chaos.reading import judged, log_ends, reached, read_books, read_log
 from loadtest.chaos.report import Report
 from loadtest.chaos.stage import Scene, Servers, Stage, set_up
 from loadtest.chaos.storm import WORLD, Storm
@@ -43,30 +43,45 @@ async def hold(wish: Wish, scene: Scene, servers: Servers) -> Report:
     load = Load([Fleet(wish.seed, VEHICLES, run + number) for number in range(waves)], wish.rate)
     async with set_up(scene, servers, load) as stage:
         storm = Storm(stage, wish.seed, wish.seconds)
-        await _owned(stage)
+        await be_owned(stage)
         began = time.monotonic()
         async with _told(stage, storm, load):
             await _storm(stage, storm, load, wish.faults)
-            settled_s = await _settle(stage, wish.settle_s_max)
+            settled_s = await settle(stage, wish.settle_s_max)
         await stage.crew.close()
         if storm.failed:
             raise ExceptionGroup("the storm itself broke", storm.failed)
-        books = await read_books(servers.kafka, stage.database, stage.topic)
-        return Report(
-            seed=wish.seed,
-            seconds=time.monotonic() - began,
-            records=len(books.log),
-            faults={fault: storm.happened()[fault] for fault in wish.faults},
-            events=stage.crew.events(),
-            exits=stage.crew.exits,
-            died=stage.crew.died,
-            settled_s=settled_s,
-            waves_broken=load.broken,
-            finding=examine(load.known(), books),
-        )
+        happened = {fault.value: storm.happened()[fault] for fault in wish.faults}
+        books = await read_books(stage.database, stage.topic, await read_log(servers.kafka, stage.topic, {}))
+        return sum_up(stage, load, books, Ending(wish.seed, time.monotonic() - began, happened, settled_s))
 
 
-async def _owned(stage: Stage) -> None:
+class Ending(msgspec.Struct, frozen=True):
+    """What came of a trial, apart from the books."""
+
+    seed: int
+    seconds: float
+    happened: Mapping[str, int]
+    settled_s: float | None  # None: it never was
+
+
+def sum_up(stage: Stage, load: Load, books: Books, ending: Ending) -> Report:
+    """Put together what is said of a trial, when all workers have ended."""
+    return Report(
+        seed=ending.seed,
+        seconds=ending.seconds,
+        records=len(books.log),
+        faults=ending.happened,
+        events=stage.crew.events(),
+        exits=stage.crew.exits,
+        died=stage.crew.died,
+        settled_s=ending.settled_s,
+        waves_broken=load.broken,
+        finding=examine(load.known(), books),
+    )
+
+
+async def be_owned(stage: Stage) -> None:
     """Wait until the partitions have owners: a storm over nobody shows nothing."""
     for _ in range(int(READY_S_MAX)):
         found = await stage.ask("select count(*) from store.partition_lease where owner_epoch > 0")
@@ -87,17 +102,25 @@ async def _storm(stage: Stage, storm: Storm, load: Load, faults: Sequence[Fault]
     say("the storm is over: waiting until all is judged")
 
 
-async def _settle(stage: Stage, seconds_max: float) -> float | None:
+async def settle(stage: Stage, seconds_max: float) -> float | None:
     """Wait until all is judged; not for ever. Gives the time that it took."""
     began = time.monotonic()
     while (waited_s := time.monotonic() - began) < seconds_max:
         await stage.crew.replace_dead()
         with contextlib.suppress(*WORLD):
-            size = await log_size(stage.servers.kafka, stage.topic)
-            if await judged(stage.database, stage.topic) >= size:
+            if await _all_judged(stage):
                 return round(waited_s, 1)
         await asyncio.sleep(LOOK_EVERY_S)
     return None
+
+
+async def _all_judged(stage: Stage) -> bool:
+    """Whether the leases have reached the ends of the log."""
+    ends = await log_ends(stage.servers.kafka, stage.topic)
+    found = await reached(stage.database, stage.topic)
+    return all(
+        end == 0 or (partition in found and found[partition].next_offset >= end) for partition, end in ends.items()
+    )
 
 
 @contextlib.asynccontextmanager

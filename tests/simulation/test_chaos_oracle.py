@@ -15,16 +15,20 @@ from loadtest.chaos.proxy import Frames, is_commit
 
 ROOT = Path(__file__).parents[2]
 ACCEPTED, DUPLICATE = ("accepted", ""), ("duplicate", "")
-LANDED = {(0, 0): Due("accepted", "", None), (0, 1): Due("duplicate", "", None), (1, 0): Due("accepted", "", None)}
-LOG = {(0, 0): b"a", (0, 1): b"a", (1, 0): b"b"}
+LANDED = {
+    (1, 0, 0): Due("accepted", "", None),
+    (1, 0, 1): Due("duplicate", "", None),
+    (1, 1, 0): Due("accepted", "", None),
+}
+LOG = {(1, 0, 0): b"a", (1, 0, 1): b"a", (1, 1, 0): b"b"}
 GOOD = Books(
     log=LOG,
     verdicts=[
-        Given((0, 0), ACCEPTED, ("ann", 1, 7)),
-        Given((0, 1), DUPLICATE, ("ann", 1, 7)),
-        Given((1, 0), ACCEPTED, ("bob", 1, 3)),
+        Given((1, 0, 0), ACCEPTED, ("ann", 1, 7)),
+        Given((1, 0, 1), DUPLICATE, ("ann", 1, 7)),
+        Given((1, 1, 0), ACCEPTED, ("bob", 1, 3)),
     ],
-    batches=[Batch(0, 0, 1, 1, 0), Batch(0, 1, 2, 1, 0), Batch(1, 0, 1, 1, 0)],
+    batches=[Batch(1, 0, 0, 1, 1, 0), Batch(1, 0, 1, 2, 1, 0), Batch(1, 1, 0, 1, 1, 0)],
     ledgers={"ann": 1, "bob": 1, "eve": 0},
 )
 SENT = Sent(LANDED, [])
@@ -47,17 +51,17 @@ def test_a_calm_run_has_no_fault() -> None:
     [
         (replace(GOOD, verdicts=GOOD.verdicts[:2]), {"lost", "ledgers"}),
         (given(GOOD, GOOD.verdicts[1]), {"doubled"}),
-        (given(replace(GOOD, verdicts=[GOOD.verdicts[0], GOOD.verdicts[2]]), Given((0, 1), ACCEPTED, ("ann", 1, 7))),
+        (given(replace(GOOD, verdicts=[GOOD.verdicts[0], GOOD.verdicts[2]]), Given((1, 0, 1), ACCEPTED, ("ann", 1, 7))),
          {"doubled", "wrong", "ledgers"}),
-        (given(replace(GOOD, verdicts=GOOD.verdicts[:2]), Given((1, 0), ("refused", "malformed"), None)),
+        (given(replace(GOOD, verdicts=GOOD.verdicts[:2]), Given((1, 1, 0), ("refused", "malformed"), None)),
          {"wrong", "ledgers"}),
-        (given(GOOD, Given((1, 9), DUPLICATE, ("bob", 1, 3))), {"unfounded"}),
+        (given(GOOD, Given((1, 1, 9), DUPLICATE, ("bob", 1, 3))), {"unfounded"}),
         (replace(GOOD, batches=GOOD.batches[1:]), {"untiled"}),
         (replace(GOOD, batches=[*GOOD.batches, GOOD.batches[0]]), {"untiled"}),
-        (replace(GOOD, batches=[*GOOD.batches[:2], Batch(1, 0, 1, 0, 0)]), {"untiled"}),
+        (replace(GOOD, batches=[*GOOD.batches[:2], Batch(1, 1, 0, 1, 0, 0)]), {"untiled"}),
         (replace(GOOD, batches=GOOD.batches[:2]), {"untiled"}),
         (replace(GOOD, ledgers={"ann": 2, "bob": 1}), {"ledgers"}),
-        (replace(GOOD, log={**LOG, (1, 1): b"x"}), {"lost", "unknown", "untiled"}),
+        (replace(GOOD, log={**LOG, (1, 1, 1): b"x"}), {"lost", "unknown", "untiled"}),
     ],
 )  # fmt: skip
 def test_each_kind_of_wrong_is_found(books: Books, found: set[str]) -> None:
@@ -65,28 +69,45 @@ def test_each_kind_of_wrong_is_found(books: Books, found: set[str]) -> None:
 
 
 def test_what_was_acknowledged_must_be_in_the_log() -> None:
-    sent = Sent({**LANDED, (2, 0): Due("accepted", "", None)}, [])
+    sent = Sent({**LANDED, (1, 2, 0): Due("accepted", "", None)}, [])
     assert kinds(sent, GOOD) == {"vanished"}
 
 
 def test_sends_without_an_acknowledgement_are_found_by_their_bytes_in_the_order_of_sending() -> None:
-    landed: dict[Position, Due] = {(1, 0): LANDED[1, 0]}
-    left = [(b"a", LANDED[0, 0]), (b"a", LANDED[0, 1]), (b"c", Due("accepted", "", None))]
+    landed: dict[Position, Due] = {(1, 1, 0): LANDED[1, 1, 0]}
+    left = [(b"a", LANDED[1, 0, 0]), (b"a", LANDED[1, 0, 1]), (b"c", Due("accepted", "", None))]
     assert examine(Sent(landed, left), GOOD).kept
     assert kinds(Sent(landed, left[::-1]), GOOD) == {"wrong"}
 
 
 def test_a_group_may_exchange_its_verdicts_but_not_get_others() -> None:
     group = (0, 5)
-    landed = {**LANDED, (0, 0): Due("duplicate", "", group), (0, 1): Due("accepted", "", group)}
+    landed = {**LANDED, (1, 0, 0): Due("duplicate", "", group), (1, 0, 1): Due("accepted", "", group)}
     assert examine(Sent(landed, []), GOOD).kept
-    assert kinds(Sent({**landed, (0, 1): Due("duplicate", "", group)}, []), GOOD) == {"wrong"}
+    assert kinds(Sent({**landed, (1, 0, 1): Due("duplicate", "", group)}, []), GOOD) == {"wrong"}
 
 
 def test_a_group_of_which_a_part_landed_may_have_any_verdict_of_the_whole() -> None:
     group = (0, 5)
-    landed = {**LANDED, (1, 0): Due("duplicate", "", group)}
+    landed = {**LANDED, (1, 1, 0): Due("duplicate", "", group)}
     assert examine(Sent(landed, [(b"x", Due("accepted", "", group))]), GOOD).kept
+
+
+def test_what_the_log_lost_unjudged_is_no_loss_of_ours_if_it_is_noted() -> None:
+    log = {**LOG, (1, 1, 1): b"x"}
+    batches = [*GOOD.batches, Batch(1, 1, 1, 2, 0, 1)]
+    gone = replace(GOOD, log=log, batches=batches, gone={(1, 1, 1)}, skipped=[(1, 1, 1)])
+    sent = Sent({**LANDED, (1, 1, 1): Due("accepted", "", None)}, [])
+    assert examine(sent, gone).kept
+    assert kinds(sent, replace(gone, skipped=[])) == {"unrecorded"}
+    assert kinds(sent, replace(gone, gone=set())) == {"lost"}
+
+
+def test_what_is_read_again_in_another_incarnation_is_a_repetition() -> None:
+    again = replace(GOOD, log={**LOG, (2, 1, 0): b"b"}, batches=[*GOOD.batches, Batch(2, 1, 0, 1, 1, 0)])
+    assert examine(SENT, given(again, Given((2, 1, 0), DUPLICATE, ("bob", 1, 3)))).kept
+    assert kinds(SENT, given(again, Given((2, 1, 0), ACCEPTED, ("bob", 1, 3)))) == {"doubled", "wrong", "ledgers"}
+    assert kinds(SENT, again) == {"lost"}
 
 
 def query(text: bytes) -> bytes:

@@ -1,0 +1,48 @@
+"""A short storm over real servers breaks no promise, and the judge of it sees what a broken commit does."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import embedded
+from deploy.embedded.command import say
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+RUN_S_MAX = 280
+FAULTS = (
+    "kill", "rival", "rolling", "terminate", "database-crash", "broker-kill", "commit-unsent", "commit-unanswered",
+)  # fmt: skip
+BROKEN = ("no fence", "offset committed before the effects")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "chaos"
+    embedded.erase(tmp_path / "chaos", say)
+
+
+def run(*arguments: str | Path) -> tuple[int, str]:
+    command = [sys.executable, "-m", *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=RUN_S_MAX, check=False)
+    return done.returncode, done.stdout
+
+
+def test_a_short_storm_loses_doubles_and_misjudges_nothing(state: Path) -> None:
+    only = [word for fault in FAULTS for word in ("--only", fault)]
+    status, said = run("ingest", "chaos", "--seconds", "15", "--rate", "150", *only, "--state", state, "--json")
+    report = json.loads(said.splitlines()[-1])
+    assert status == 0, report
+    assert report["fenced"] > 0
+    assert report["ambiguous_commits"] > 0
+    assert report["rebalances"] > 0
+    assert report["lost"] == report["doubled"] == report["wrong"] == 0
+
+
+def test_broken_variants_of_the_commit_are_caught_on_real_servers(state: Path) -> None:
+    status, said = run("loadtest.chaos.proof", *BROKEN, "--state", state)
+    assert status == 0, said
