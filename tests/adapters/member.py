@@ -41,6 +41,8 @@ async def joined(
     async def revoked(_: frozenset[int]) -> None:
         pass
 
+    async with administering(settings) as admin:
+        await _settle(admin, settings.topic, 0)  # else its members may be assigned none of its partitions
     async with open_log(settings, vigilance) as log:
         log.join(assigned, revoked, failed)
         await asyncio.wait_for(ours.wait(), 30)
