@@ -32,6 +32,7 @@ class Exit(msgspec.Struct, frozen=True):
 
     status: int
     seconds: float
+    journal: Path
 
     @property
     def good(self) -> bool:
@@ -98,7 +99,7 @@ class Crew:
             await asyncio.wait_for(member.process.wait(), GIVE_UP_S)
         except TimeoutError:
             member.process.kill()
-        self.exits.append(Exit(await member.process.wait(), time.monotonic() - began))
+        self.exits.append(Exit(await member.process.wait(), time.monotonic() - began, member.journal))
         self.members.remove(member)
 
     @contextlib.contextmanager

@@ -90,7 +90,8 @@ def show(report: Report, console: Console) -> None:
     for name, value in report.summary().items():
         if name not in ("faults", "died"):
             console.print(f"  {name.replace('_', ' ')}: {value}", highlight=False)
-    for line in (*report.finding.examples, *(f"died: {one}" for one in report.died)):
+    bad = [f"ended badly: {one}" for one in report.exits if not one.good]
+    for line in (*report.finding.examples, *(f"died: {one}" for one in report.died), *bad):
         console.print(f"  {line}", style="red", highlight=False, soft_wrap=True)
     console.print(_sentence(report), style="bold green" if report.good else "bold red", highlight=False)
 

@@ -31,7 +31,6 @@ from loadtest.chaos.proxy import Proxy
 
 PARTITIONS = 6
 WORKERS = 3
-BATCH_RECORDS_MAX = 400  # a backlog in one batch takes longer than it is until the next fault, and nothing gets done
 MARK = "chaos"  # a state directory without it is somebody's, and is not erased
 DEATH_S_MAX = 60.0
 LOOK_EVERY_S = 0.05
@@ -214,7 +213,6 @@ def _environ(scene: Scene, servers: Servers, port: int) -> dict[str, str]:
     at = urlsplit(servers.database(scene.name))
     through = at._replace(netloc=f"{at.username}:{at.password}@127.0.0.1:{port}").geturl()
     ours = {"KAFKA": servers.kafka, "DATABASE": through, "TOPIC": scene.name, "GROUP": scene.name}
-    ours["BATCH_RECORDS_MAX"] = str(BATCH_RECORDS_MAX)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WEIGHBRIDGE_")}
     return kept | {f"WEIGHBRIDGE_{name}": value for name, value in ours.items()}
 
