@@ -19,7 +19,7 @@ def allot(outcome: Outcome, allowance: Allowance, policy: Policy) -> Outcome:
     for record in sorted(ended, key=_offset):
         allowance = _refill(allowance, record.received_at_ms, policy)
         wanted = min(len(record.value), policy.refused_bytes_max)
-        if 0 < wanted <= allowance.bytes_left:
+        if wanted <= allowance.bytes_left:
             shown[record.offset] = wanted
             allowance = Allowance(allowance.bytes_left - wanted, allowance.at_ms)
     return msgspec.structs.replace(outcome, allowance=allowance, shown=shown)
