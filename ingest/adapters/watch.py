@@ -23,10 +23,11 @@ LOOK_BYTES_MAX = 65_536  # of what waits: enough to tell a record from markers
 
 
 class Vigilance(msgspec.Struct, frozen=True):
-    """How often is looked, and how long the consumer may give nothing of what waits."""
+    """How often is looked, and how long the consumer may give nothing of what waits, or the brokers not answer."""
 
     look_every_s: float = 5.0
     silent_s_max: float = 30.0
+    away_s_max: float = 30.0
 
 
 VIGILANCE = Vigilance()
@@ -64,22 +65,31 @@ class Watch:
         self._reads: dict[int, _Read] = {}
         self._waits: dict[int, _Wait] = {}
         self._absent_since_s: float | None = None  # from the group
+        self._answered_s = time.monotonic()  # when the brokers last said or gave anything
 
     def confirmed(self, partition: int, found: Found) -> None:
         """Take note that a log is the one that it should be."""
+        self._answered_s = time.monotonic()
         self._found[partition] = found
         self._ends[partition] = found.bounds.end
         self._moved.pop(partition, None)
 
     def asked(self, partition: int, offset: int) -> None:
-        """Take note of a read. Raises TroubleError, once, when the log has moved since it was confirmed."""
+        """Take note of a read. Raises TroubleError when the log has moved since it was confirmed (once), or is away.
+
+        Without this a worker would take brokers that are away for a topic to which nobody writes.
+        """
         why = self._moved.pop(partition, None)
         if why is not None:
             raise TroubleError(f"partition {partition}: {why}, so the log is compared with what was read of it")
-        self._reads[partition] = _Read(offset, time.monotonic())
+        now_s = time.monotonic()
+        if now_s - self._answered_s > self._vigilance.away_s_max:
+            raise TroubleError(f"the brokers have not answered for {now_s - self._answered_s:.0f} s")
+        self._reads[partition] = _Read(offset, now_s)
 
     def given(self, partition: int) -> None:
         """Take note that the consumer gave something."""
+        self._answered_s = time.monotonic()
         self._reads.pop(partition, None)
         self._waits.pop(partition, None)
 
@@ -106,6 +116,7 @@ class Watch:
     async def _look(self, ours: Collection[int]) -> None:
         async with ask(self._settings.kafka) as brokers:
             topic = await brokers.topic(self._settings.topic)
+            self._answered_s = time.monotonic()
             self._moved |= {number: why for number in ours if (why := self._movement(number, topic))}
             self._ends = await brokers.offsets(topic, ours, End.LAST)
             await self._look_for_silence(brokers, topic, ours)

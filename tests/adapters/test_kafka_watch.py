@@ -17,12 +17,13 @@ from ingest.adapters import kafka
 from ingest.adapters.brokers import fetch
 from ingest.adapters.kafka import KafkaLog
 from ingest.adapters.topics import prepare_topic
-from ingest.adapters.watch import SilentError, Vigilance
+from ingest.adapters.watch import SilentError, Vigilance, Watch
 from ingest.config import Settings
 from ingest.core.outcome import hash_of
 from ingest.ports import BrokenLogError, Mark, TroubleError
 from tests.adapters.member import delete, joined, read_some, replace, send, settings_for, transact
 from tests.conftest import FreshTopic
+from tests.whole.house import free_ports_in_a_row
 
 pytestmark = pytest.mark.real
 
@@ -143,6 +144,23 @@ async def test_a_log_that_lost_its_end_in_a_crash_is_found_broken_though_it_grew
         await read_until(log, 3, "its leader has changed")
         with pytest.raises(BrokenLogError, match="another record at offset 2"):
             await log.confirm(0, mark)
+
+
+async def test_brokers_that_are_away_are_not_taken_for_a_topic_to_which_nobody_writes() -> None:
+    nowhere = settings_for(f"127.0.0.1:{free_ports_in_a_row(1)}", "away")
+    watch = Watch(nowhere, "member", Vigilance(look_every_s=0.05, away_s_max=0.5))
+    looking = asyncio.create_task(watch.keep(lambda: [0], Failures().take))
+    said = ""
+    for _ in range(TURNS_MAX):
+        try:
+            watch.asked(0, 0)
+        except TroubleError as error:
+            said = str(error)
+            break
+        await asyncio.sleep(0.05)
+    assert "the brokers have not answered for" in said
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
 
 
 async def test_a_topic_deleted_under_its_reader_is_no_silence(settings: Settings) -> None:
