@@ -187,15 +187,19 @@ class Storm:
         return await self._receive(guest, lambda: b'"assigned"' in guest.journal.read_bytes())
 
     async def _rival(self) -> int:
-        """Let one take over what the group owns as if it could not end its predecessors, until it has judged."""
-        guest = await self._stage.crew.start_rival()
-        return await self._receive(guest, lambda: b'"batch"' in guest.journal.read_bytes())
+        """Let one take over what the group owns as if it could not end its predecessors, until the two have met."""
+        crew = self._stage.crew
+        before = crew.mentions(b'"fenced"')
+        guest = await crew.start_rival()
+        return await self._receive(
+            guest, lambda: b'"batch"' in guest.journal.read_bytes() or crew.mentions(b'"fenced"') > before
+        )
 
     async def _receive(self, guest: Member, seen: Callable[[], bool]) -> int:
         """Keep a guest until it has done what it came for."""
         guest.ending = True  # no victim of other faults
         came = await self._until(seen)
-        await asyncio.sleep(self._chance.uniform(1, 3))
+        await asyncio.sleep(self._chance.uniform(0.5, 2))
         await self._stage.crew.stop(guest)
         return int(came)
 

@@ -21,7 +21,7 @@ from loadtest.chaos.storm import WORLD, Storm
 
 READY_S_MAX = 60.0
 SETTLE_S_MAX = 300.0
-MAKE_UP_S_MAX = 300.0  # for what has not happened in the storm
+MAKE_UP_S_MAX = 120.0  # for what has not happened in the storm
 TELL_EVERY_S = 5.0
 LOOK_EVERY_S = 1.0
 

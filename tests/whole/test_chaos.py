@@ -14,9 +14,7 @@ from deploy.embedded.command import say
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 RUN_S_MAX = 280
-FAULTS = (
-    "kill", "rival", "rolling", "terminate", "database-crash", "broker-kill", "commit-unsent", "commit-unanswered",
-)  # fmt: skip
+FAULTS = ("kill", "rival", "terminate", "database-crash", "commit-unsent", "commit-unanswered")
 BROKEN = ("no fence", "offset committed before the effects")
 
 
