@@ -22,7 +22,7 @@ from device_sim.command import registry_lines
 from device_sim.fleet import MIXES, Plan, sends
 from device_sim.identity import Fleet, Identity
 from device_sim.sender import Pace, Sent, Target, drive
-from device_sim.vehicle import SAMPLES_MAX, Send, Turn, World, build
+from device_sim.vehicle import SAMPLES_MAX, Draft, Send, Turn, World, build
 from device_sim.wire import load
 from ingest.adapters.postgres.connection import Connection, connect
 from ingest.adapters.postgres.migration import migrate
@@ -30,12 +30,11 @@ from ingest.adapters.postgres.readout import read_totals
 from ingest.adapters.postgres.registry import import_devices, read_lines
 from ingest.adapters.topics import prepare_topic
 
-PARTITIONS = 6
 VEHICLES = 2_000
 SAMPLES_USUAL_MAX = 8
 COPIES_OF = 4_000  # so many messages are repeated, once enough were new
-LARGE_SAMPLES = 1_000  # of a large message, or as many as fit
-LARGE_PAYLOAD_BYTES = 65_000
+LARGE_SAMPLES_MAX = 1_000
+LARGE_PAYLOAD_BYTES = 64_000  # on average: an envelope around it may have 65,536
 SHOW_EVERY_S = 10
 DRAIN_S_MAX = 15.0
 
@@ -45,6 +44,7 @@ class Wish(msgspec.Struct, frozen=True):
 
     messages: int
     distinct: int
+    partitions: int
     processes: int
     seconds: float
     rss_mb_max: int
@@ -65,6 +65,7 @@ class Look(msgspec.Struct, frozen=True):
 @click.option(
     "--distinct", default=200_000, show_default=True, type=click.IntRange(1), help="The first so many are new."
 )
+@click.option("--partitions", default=6, show_default=True, type=click.IntRange(1, 1_000), help="Of the topic.")
 @click.option("--processes", default=2, show_default=True, type=click.IntRange(2, 64), help="Of workers.")
 @click.option("--seconds", default=300.0, show_default=True, type=click.FloatRange(1), help="To look on, at most.")
 @click.option("--rss-mb-max", default=400, show_default=True, type=click.IntRange(1), help="Of one worker process.")
@@ -86,7 +87,7 @@ def backlog(**options: object) -> None:
 
 async def _measure(wish: Wish, addresses: embedded.Addresses) -> int:
     target = Target(addresses.kafka, f"backlog.{int(time.time())}")
-    await prepare_topic(target.kafka, target.topic, PARTITIONS)
+    await prepare_topic(target.kafka, target.topic, wish.partitions)
     await migrate(addresses.database)
     connection = await connect(addresses.database, "weighbridge backlog")
     try:
@@ -120,16 +121,22 @@ def _copied(every: Iterator[Send], distinct: int) -> Iterator[Send]:
 
 
 def _large(plan: Plan) -> Iterator[Send]:
-    """Give messages that are as large as they may be."""
+    """Give messages that are as large as they may be: of many vehicles, with the same samples."""
     world = World(Identity(plan.fleet), load(), plan.start_s, 1.0, SAMPLES_MAX)
     vehicles = [build(world, number) for number in range(plan.fleet.vehicles)]
+    payload = _full(Turn(world, vehicles[0], plan.start_s))
     for vehicle in itertools.cycle(vehicles):
         turn = Turn(world, vehicle, plan.start_s)
-        samples = [sample for _ in range(LARGE_SAMPLES) for sample in turn.samples(plan.start_s)][:LARGE_SAMPLES]
-        fitting = len(samples) * LARGE_PAYLOAD_BYTES // len(turn.schema().encode(samples))
-        value = turn.say(samples[:fitting], vehicle.seq + 1, plan.start_s).seal()
+        signer = world.identity.signer(vehicle.number)
+        yield turn.accepted(Draft(turn.claims(vehicle.seq + 1, plan.start_s), payload, signer).seal())
         turn.spend()
-        yield turn.accepted(value)
+
+
+def _full(turn: Turn) -> bytes:
+    """Fill a payload with samples."""
+    samples = [sample for _ in range(LARGE_SAMPLES_MAX) for sample in turn.samples(turn.now_s)][:LARGE_SAMPLES_MAX]
+    whole = len(turn.schema().encode(samples))
+    return turn.schema().encode(samples[: LARGE_SAMPLES_MAX * LARGE_PAYLOAD_BYTES // whole])
 
 
 async def _watch(wish: Wish, topic: str, connection: Connection) -> AsyncIterator[Look]:
