@@ -44,12 +44,11 @@ def _words(_context: click.Context, _parameter: click.Parameter, text: str) -> s
 
 def decision_options(reason: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Ask who decides and why, and give the command a `decision`; without a usual reason, one must be given."""
+    # to click, a default of None is an answer: with one, nothing is required
+    usual: dict[str, Any] = {"required": True} if reason is None else {"default": reason, "show_default": True}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @click.option(
-            "--reason", required=reason is None, default=reason, show_default=True, callback=_words,
-            help="Why; it is kept.",
-        )  # fmt: skip
+        @click.option("--reason", callback=_words, help="Why; it is kept.", **usual)
         @click.option(
             "--by", default=getpass.getuser, show_default="the user", callback=_words, help="Who decides; it is kept."
         )
