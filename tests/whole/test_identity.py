@@ -1,12 +1,18 @@
 """Who is speaking, over the years: each act of a person by its command, while devices go on sending what they have."""
 
+import asyncio
 import json
 import secrets
+import statistics
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
+from aiokafka import AIOKafkaProducer
 from msgspec.structs import replace
 
 from deploy import embedded
@@ -19,6 +25,17 @@ ACCEPTED, DUPLICATE = ("accepted", ""), ("duplicate", "")
 KEY_REVOKED, KEY_NOT_VALID = ("refused", "key_revoked"), ("refused", "key_not_valid")
 KEY_RETIRED, EPOCH_CLOSED = ("held", "key_retired"), ("refused", "epoch_closed")
 WHY = ("--reason", "a test", "--by", "me")
+ROUNDS_MAX = 2_000
+ROUND_S = 0.15
+REVOKED_UNDER_LOAD = """
+    select r.stored_before, r.stored_now, a.last_stored, e.refused, e.first_refused,
+           extract(epoch from b.committed_at - r.revoked_at) * 1000 as delay_ms
+    from weighbridge.revocation r
+    join (select device_id, max(kafka_offset) as last_stored from weighbridge.message group by 1) a using (device_id)
+    join (select device_id, count(*) as refused, min(kafka_offset) as first_refused
+          from weighbridge.exception where reason = 'key_revoked' group by 1) e using (device_id)
+    join weighbridge.batch b on e.first_refused >= b.from_offset and e.first_refused < b.to_offset
+    where device_id = any($1)"""
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +199,51 @@ def test_a_message_belongs_to_who_owned_the_vehicle_when_it_was_recorded(house: 
         "select tenant from weighbridge.message where device_id = $1 and seq > 4 order by seq", device.name
     )
     assert [row[0] for row in rows] == ["others", "strangers", "others", "strangers"]
+
+
+class Fleet(msgspec.Struct, frozen=True):
+    """Devices that go on sending until they are told to stop; each sends once more after that."""
+
+    house: House
+    devices: list[Stranger]
+    told: threading.Event
+
+    def send(self) -> int:
+        """Send round after round; returns how many messages that were."""
+        return asyncio.run(self._send())
+
+    async def _send(self) -> int:
+        async with AIOKafkaProducer(bootstrap_servers=self.house.kafka) as producer:
+            for seq in range(1, ROUNDS_MAX):
+                last = self.told.is_set()
+                for device in self.devices:
+                    await producer.send(self.house.topic, device.say(seq))
+                if last:
+                    await producer.flush()
+                    return seq * len(self.devices)
+                await asyncio.sleep(ROUND_S)
+        raise AssertionError("nobody told the fleet to stop")
+
+
+def test_while_a_fleet_sends_nothing_is_stored_after_a_revocation(house: House) -> None:
+    devices = [Stranger(f"fleet-{number}-{secrets.token_hex(4)}", ed25519_key()) for number in range(100)]
+    house.enrol([device.registration() for device in devices])
+    before, fleet = house.consumed(), Fleet(house, devices, threading.Event())
+    with ThreadPoolExecutor(1) as thread:
+        sending = thread.submit(fleet.send)
+        house.wait_consumed(before + len(devices))
+        try:
+            for device in devices:
+                house.run("devices", "revoke", device.name, *WHY)
+        finally:
+            fleet.told.set()
+        sent = sending.result()
+    house.wait_consumed(before + sent)
+    rows = house.query(REVOKED_UNDER_LOAD, [device.name for device in devices])
+    assert len(rows) == len(devices)
+    assert [row for row in rows if not 0 < row["stored_before"] == row["stored_now"]] == []
+    assert [row for row in rows if row["last_stored"] >= row["first_refused"]] == []
+    assert sum(row["stored_now"] + row["refused"] for row in rows) == sent
+    delays_ms = sorted(row["delay_ms"] for row in rows)
+    print(f"{sent} messages, 100 revocations: from a revocation to the commit of the first refusal "  # noqa: T201
+          f"{statistics.median(delays_ms):.0f} ms in the median, {delays_ms[-1]:.0f} ms at most")  # fmt: skip
