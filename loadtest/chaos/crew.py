@@ -35,9 +35,9 @@ class Exit(msgspec.Struct, frozen=True):
     journal: Path
 
     @property
-    def good(self) -> bool:
-        """Whether it was a good end: in order, and in time."""
-        return self.status == 0 and self.seconds <= EXIT_S_MAX
+    def late(self) -> bool:
+        """Whether it took longer than it may."""
+        return self.seconds > EXIT_S_MAX
 
 
 class Crew:

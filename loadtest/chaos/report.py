@@ -43,15 +43,20 @@ class Report(msgspec.Struct, frozen=True):
         return sum(journal[event] for journal in self.events)
 
     @property
-    def exits_bad(self) -> int:
-        """How many processes did not end in order and in time when told to."""
-        return sum(not one.good for one in self.exits)
+    def exits_bad(self) -> list[Exit]:
+        """List those that were told to stop and did not do so in order."""
+        return [one for one in self.exits if one.status]
+
+    @property
+    def exits_late(self) -> list[Exit]:
+        """List those that did not do so in time."""
+        return [one for one in self.exits if one.late]
 
     @property
     def good(self) -> bool:
         """Whether the run counts, and the promise was kept."""
-        whole = self.settled_s is not None and not self.absent and not self.died and not self.exits_bad
-        return whole and self.finding.kept
+        whole = self.settled_s is not None and not self.absent
+        return whole and not (self.died or self.exits_bad or self.exits_late) and self.finding.kept
 
     def summary(self) -> dict[str, object]:
         """Say it for scripts."""
@@ -66,8 +71,8 @@ class Report(msgspec.Struct, frozen=True):
             "rebalances": self.rebalances,
             "worker_starts": len(self.events),
             "exits": len(self.exits),
-            "exits_bad": self.exits_bad,
-            "exit_statuses": dict(Counter(str(one.status) for one in self.exits)),
+            "exits_bad": len(self.exits_bad),
+            "exits_late": len(self.exits_late),
             "exit_s_median": round(median(one.seconds for one in self.exits), 2) if self.exits else None,
             "exit_s_max": round(max((one.seconds for one in self.exits), default=0.0), 2),
             "drains_cut_off": self.count("cut off"),
@@ -90,7 +95,7 @@ def show(report: Report, console: Console) -> None:
     for name, value in report.summary().items():
         if name not in ("faults", "died"):
             console.print(f"  {name.replace('_', ' ')}: {value}", highlight=False)
-    bad = [f"ended badly: {one}" for one in report.exits if not one.good]
+    bad = [f"ended badly: {one}" for one in (*report.exits_bad, *report.exits_late)]
     for line in (*report.finding.examples, *(f"died: {one}" for one in report.died), *bad):
         console.print(f"  {line}", style="red", highlight=False, soft_wrap=True)
     console.print(_sentence(report), style="bold green" if report.good else "bold red", highlight=False)
