@@ -42,6 +42,13 @@ def _words(_context: click.Context, _parameter: click.Parameter, text: str) -> s
     return text
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number that has no name here
+        raise click.UsageError("say with --by who decides") from None
+
+
 def decision_options(reason: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Ask who decides and why, and give the command a `decision`; without a usual reason, one must be given."""
     # to click, a default of None is an answer: with one, nothing is required
@@ -49,9 +56,7 @@ def decision_options(reason: str | None = None) -> Callable[[Callable[..., None]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @click.option("--reason", callback=_words, help="Why; it is kept.", **usual)
-        @click.option(
-            "--by", default=getpass.getuser, show_default="the user", callback=_words, help="Who decides; it is kept."
-        )
+        @click.option("--by", default=_user, show_default="the user", callback=_words, help="Who decides; it is kept.")
         @functools.wraps(command)
         def decided(*arguments: object, reason: str, by: str, **options: object) -> None:
             command(*arguments, decision=Decision(by, reason), **options)

@@ -9,10 +9,12 @@ alter table store.device_key
     add column stored_before     bigint,             -- messages under it when it was revoked, counted under the lock
     add check (state <> 'revoked' or (revoked_at is not null and revoked_why is not null)),
     add check (state <> 'retired' or seq_cutoff is not null);
+create index on store.device_key (public_key);       -- a key belongs to one device, and does not come back once revoked
 
 alter table store.device
     add column replaced_by       bigint references store.device,
     add column decommissioned_at timestamptz;
+create index on store.device (vehicle_no);
 
 -- Who owned the vehicle before this instant; vehicle.tenant_no owns it after the last one.
 create table store.vehicle_transfer (
@@ -44,6 +46,16 @@ create table store.audit (
     after    jsonb not null,
     hash     bytea not null check (length(hash) = 32)
 );
+
+create or replace view weighbridge.device as
+select d.device_id, n.tenant, v.vehicle_id, s.standing, s.epoch, s.key_version, s.highest, s.accepted,
+       case when s.accepted = 0 then 0 else s.highest - s.lowest + 1 - s.accepted end as missing, s.held, d.enrolled_at,
+       r.device_id as replaced_by, d.decommissioned_at
+from store.device d
+join store.device_state s using (device_no)
+join store.vehicle v on v.vehicle_no = d.vehicle_no
+join store.tenant n using (tenant_no)
+left join store.device r on r.device_no = d.replaced_by;
 
 create view weighbridge.audit as
 select audit_no, acted_at, actor, act, subject, reason, before, after, encode(hash, 'hex') as hash from store.audit;
