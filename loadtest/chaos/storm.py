@@ -18,7 +18,7 @@ from loadtest.chaos.reading import judged
 from loadtest.chaos.stage import Stage
 
 SESSION_S = 10.0  # after so long without a heartbeat the group gives a member's partitions away
-REST_S = 3.0  # of the servers, from one restart to the next: between them something must be sent and judged
+REST_S = 8.0  # of the servers, from one restart to the next: between them something must be sent and judged
 BROKER, DATABASE = range(2)
 LOOKS_MAX, LOOK_EVERY_S = 120, 0.5
 TRIES_MAX = 4  # at the end, of what has not happened yet
@@ -246,7 +246,7 @@ class Storm:
 
     async def _throttle(self) -> int:
         proxy = self._stage.proxy
-        before, proxy.bytes_per_s = proxy.held_up, self._chance.randint(5_000, 100_000)
+        before, proxy.bytes_per_s = proxy.held_up, self._chance.randint(50_000, 500_000)
         await asyncio.sleep(self._chance.uniform(1, 4))
         proxy.bytes_per_s = 0
         return int(proxy.held_up > before)
