@@ -44,9 +44,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     database: str = ""  # postgresql:// URL; may hold a password
     topic: str = "telemetry.raw"
     group: str = "weighbridge"
-    batch_records_max: int = 8_000
-    batch_bytes_max: int = 8 * 2**20
-    batch_samples_max: int = 50_000
+    batch_records_max: int = 2_000
+    batch_bytes_max: int = 2 * 2**20
+    batch_samples_max: int = 12_500
     batch_wait_ms: int = 250
     http_host: str = "127.0.0.1"
     http_port: int = 0  # 0: no /metrics and /healthz; several processes take this port and those after it

@@ -100,7 +100,13 @@ async def test_others_get_their_turn_between_two_steps() -> None:
     examiner = Examiner(Policy(), corridor.examiner().catalogue, turns)
     listener = corridor.Stopping(after=1)
     worker = Worker(
-        corridor.TOPIC, MemoryLog({0: records([BUNDLE] * 40)}, 100), store, examiner, corridor.kill_nobody, listener
+        corridor.TOPIC,
+        MemoryLog({0: records([BUNDLE] * 40)}, 100),
+        store,
+        examiner,
+        corridor.kill_nobody,
+        listener,
+        Limits(samples_max=50_000),
     )
     other = asyncio.create_task(turns.take_turns())
     await worker.tend(0, listener.stopping)
