@@ -144,6 +144,9 @@ def test_a_revocation_that_makes_no_sense_is_refused(house: House, device: Stran
     house.run(*revoke, *WHY)
     assert "every key" in refused(house, *revoke)
     assert "is revoked already" in refused(house, *revoke, "--kid", device.kid.hex())
+    house.run(*revoke, "--compromised-since", "2026-01-02T00:00:00Z", *WHY)  # as was found out later
+    house.run(*revoke, "--compromised-since", "2026-01-01T00:00:00Z", *WHY)
+    assert "every key" in refused(house, *revoke, "--compromised-since", "2026-01-03T00:00:00Z")
     for wrong in (("--compromised-since", "yesterday"), ("--compromised-since", "2026-11-22T16:20:00"), ("--kid", "x")):
         house.run(*revoke, *wrong, *WHY, status=2)
 

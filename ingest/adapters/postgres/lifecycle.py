@@ -20,7 +20,7 @@ LATE_MAX = 2**24  # numbers that a key may still sign after it was retired: as f
 _VEHICLE_OF = "select vehicle_no from store.device where device_id = $1"
 
 _LOCK = """
-    select d.device_no, d.device_id, v.vehicle_id, s.epoch, s.highest,
+    select d.device_no, d.device_id, d.vehicle_no, v.vehicle_id, s.epoch, s.highest,
            d.decommissioned_at is not null as decommissioned,
            (select r.device_id from store.device r where r.device_no = d.replaced_by) as replaced_by
     from store.device d join store.vehicle v using (vehicle_no) join store.device_state s using (device_no)
@@ -76,6 +76,13 @@ _REVOKE = """
     where device_no = $1 and ($2::bytea is null or kid = $2) and state <> 'revoked'
     returning encode(kid, 'hex') as kid, stored_before"""
 
+# What is learnt after a revocation: the time can only become an earlier one.
+_TAINT = """
+    update store.device_key set compromised_since = $3
+    where device_no = $1 and ($2::bytea is null or kid = $2) and state = 'revoked'
+    and coalesce(compromised_since > $3, true)
+    returning encode(kid, 'hex') as kid, stored_before"""
+
 _DECOMMISSION = "update store.device set decommissioned_at = clock_timestamp() where device_no = $1"
 
 # To the millisecond, as messages are told apart by it; and the transfer before this one, if any.
@@ -107,6 +114,7 @@ class _Device(msgspec.Struct, frozen=True):
 
     device_no: int
     device_id: str
+    vehicle_no: int
     vehicle_id: str
     epoch: int
     highest: int
@@ -146,8 +154,7 @@ async def replace(connection: Connection, device_id: str, candidate: Candidate, 
         last = device.highest + late
         _check_cutoff(device, last)
         await _retire(connection, device, last)
-        vehicle_no = await connection.fetchval(_VEHICLE_OF, device_id)
-        new_no = await connection.fetchval(_ADD_DEVICE, candidate.device_id, vehicle_no, candidate.epoch)
+        new_no = await connection.fetchval(_ADD_DEVICE, candidate.device_id, device.vehicle_no, candidate.epoch)
         await _add_key(connection, new_no, candidate)
         await connection.execute(_REPLACE, device.device_no, new_no)
         return last
@@ -156,11 +163,17 @@ async def replace(connection: Connection, device_id: str, candidate: Candidate, 
 async def revoke(
     connection: Connection, device_id: str, kid: bytes | None, compromised_since_us: int | None, decision: Decision
 ) -> list[Revoked]:
-    """Revoke a key, or all keys of a device: nothing more is stored under them, whatever time it claims."""
+    """Revoke a key, or all keys of a device: nothing more is stored under them, whatever time it claims.
+
+    Keys that are revoked already may become known as compromised, or as compromised earlier.
+    """
     async with acting(connection), _change(connection, "revoke", device_id, decision) as device:
         if compromised_since_us is not None and compromised_since_us > await _now(connection):
             raise UnfitActError("--compromised-since lies in the future")
         revoked = await _revoke(connection, device, kid, decision.reason, compromised_since_us)
+        if not revoked and compromised_since_us is not None:
+            found = await connection.fetch(_TAINT, device.device_no, kid, compromised_since_us)
+            revoked = [Revoked(**row) for row in found]
         if not revoked:
             raise UnfitActError(await _explain_unrevoked(connection, device, kid))
         return revoked

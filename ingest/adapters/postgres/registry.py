@@ -161,8 +161,9 @@ _DEVICES = """
 _CLOSE_EPOCHS = """
     insert into store.closed_ledger (device_no, epoch, seen, seen_floor, lowest, highest, accepted)
     select s.device_no, s.epoch, s.seen, s.seen_floor, s.lowest, s.highest, s.accepted
-    from store.device_state s join store.device d using (device_no)
-    where exists (select from entry e where e.device_id = d.device_id and e.epoch > s.epoch)"""
+    from (select device_id, max(epoch) as epoch from entry group by 1) e
+    join store.device d using (device_id) join store.device_state s using (device_no)
+    where e.epoch > s.epoch"""
 
 _END_KEYS = """
     update store.device_key k set epoch_until = e.epoch
