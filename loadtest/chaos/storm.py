@@ -13,11 +13,12 @@ import asyncpg
 from aiokafka.errors import KafkaError
 
 from loadtest.chaos.crew import Member
-from loadtest.chaos.faults import GROUP, ONCE, PAUSE_S_MAX, PAUSE_S_MIN, Fault, deal
+from loadtest.chaos.faults import GROUP, ONCE, PAUSE_S_MAX, PAUSE_S_MIN, TIMES, Fault, deal
 from loadtest.chaos.reading import judged
 from loadtest.chaos.stage import Stage
 
 SESSION_S = 10.0  # after so long without a heartbeat the group gives a member's partitions away
+LULL_S = 12.0  # from one round to the next: a back-off may have come to 5 s, and what waits is to be worked off
 REST_S = 8.0  # of the servers, from one restart to the next: between them something must be sent and judged
 BROKER, DATABASE = range(2)
 LOOKS_MAX, LOOK_EVERY_S = 120, 0.5
@@ -88,18 +89,22 @@ class Storm:
                 return
             await self._strike(fault)
             await self._until_at_work()
-            await asyncio.sleep(self._chance.uniform(PAUSE_S_MIN, PAUSE_S_MAX))
+            await asyncio.sleep(self._pause_s())
 
     async def _overlapping(self, faults: Sequence[Fault], until: float) -> None:
-        """Strike without waiting for the end of it; gives back when all is over."""
-        for fault in deal(random.Random(self._seed), faults):  # noqa: S311 (reproducible chance)
+        """Strike without waiting for the end of it, with a lull after each round; gives back when all is over."""
+        round_faults = sum(TIMES[fault] for fault in faults)
+        for number, fault in enumerate(deal(random.Random(self._seed), faults), 1):  # noqa: S311 (as above)
             if time.monotonic() > until:
                 break
             task = asyncio.create_task(self._strike(fault))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            await asyncio.sleep(self._chance.uniform(PAUSE_S_MIN, PAUSE_S_MAX))
+            await asyncio.sleep(LULL_S if number % round_faults == 0 else self._pause_s())
         await asyncio.gather(*self._tasks)
+
+    def _pause_s(self) -> float:
+        return self._chance.uniform(PAUSE_S_MIN, PAUSE_S_MAX)
 
     async def _once(self, faults: Iterable[Fault]) -> None:
         for fault in faults:

@@ -20,7 +20,7 @@ from loadtest.chaos.stage import Scene, Servers, Stage, set_up
 from loadtest.chaos.storm import WORLD, Storm
 
 READY_S_MAX = 60.0
-SETTLE_S_MAX = 300.0
+SETTLE_S_MAX = 600.0
 MAKE_UP_S_MAX = 120.0  # for what has not happened in the storm
 TELL_EVERY_S = 5.0
 LOOK_EVERY_S = 1.0
