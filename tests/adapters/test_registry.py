@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from deploy import embedded
 from tests.whole.device import Stranger, ed25519_key, encode, p256_key, state
-from tests.whole.house import House, Record, open_house
+from tests.whole.house import House, open_house
 
 pytestmark = pytest.mark.real
 
@@ -38,19 +38,6 @@ def device() -> Stranger:
 
 def stranger(**changed: object) -> Stranger:
     return Stranger(f"device-{secrets.token_hex(6)}", ed25519_key(), **changed)  # type: ignore[arg-type]
-
-
-def weighed(house: House, *values: bytes) -> list[tuple[str, str]]:
-    """Send messages, and wait for what becomes of them."""
-    expected = house.consumed() + len(values)
-    offsets = house.send([Record(value) for value in values])
-    house.wait_consumed(expected)
-    rows = house.query(
-        "select verdict, coalesce(reason, '') from weighbridge.verdict where kafka_offset = any($1) "
-        "order by kafka_offset",
-        offsets,
-    )
-    return [(row[0], row[1]) for row in rows]
 
 
 def ids(house: House, *options: str) -> set[str]:
@@ -145,11 +132,11 @@ def test_a_device_is_not_moved_by_an_import(house: House, device: Stranger) -> N
 def test_a_higher_epoch_closes_the_one_before_but_for_its_gaps(house: House, device: Stranger) -> None:
     house.enrol([device.registration()])
     first, gap = device.say(1), device.say(3)
-    assert weighed(house, first, device.say(2), device.say(5)) == [("accepted", "")] * 3
+    assert house.weigh(first, device.say(2), device.say(5)) == [("accepted", "")] * 3
     successor = Stranger(device.name, ed25519_key(), epoch=2, key_name="new")
     assert house.enrol([successor.registration()]).stdout == "1 lines: 0 new devices, 1 new keys, 1 epochs raised\n"
-    assert weighed(
-        house, gap, device.say(6), first, gap, device.say(2, encode(state(speed=1.0))),
+    assert house.weigh(
+        gap, device.say(6), first, gap, device.say(2, encode(state(speed=1.0))),
         device.say(1, m70001=2), successor.say(1), successor.say(1, m70001=3), device.say(4),
     ) == [
         ("accepted", ""), ("refused", "epoch_closed"), ("duplicate", ""), ("duplicate", ""), ("held", "equivocation"),
@@ -166,7 +153,7 @@ def test_two_devices_may_give_their_keys_the_same_name(house: House) -> None:
     assert "warning" not in said.stderr
     values = [device.seal(header_with_kid(device, b"\1\2"), encode(state())) for device in (one, two)]
     crossed = Stranger(one.name, two.key).seal(header_with_kid(one, b"\1\2"), encode(state()))
-    assert weighed(house, *values, crossed) == [("accepted", "")] * 2 + [("refused", "bad_signature")]
+    assert house.weigh(*values, crossed) == [("accepted", "")] * 2 + [("refused", "bad_signature")]
 
 
 def header_with_kid(device: Stranger, kid: bytes) -> bytes:
@@ -183,7 +170,7 @@ def test_a_key_that_several_devices_share_is_warned_about(house: House, device: 
 def test_devices_are_listed_by_tenant_and_shown_with_their_gaps(house: House, device: Stranger) -> None:
     tenant = f"tenant of {device.name}"
     house.enrol([device.registration(tenant=tenant)])
-    assert weighed(house, device.say(2), device.say(5)) == [("accepted", "")] * 2
+    assert house.weigh(device.say(2), device.say(5)) == [("accepted", "")] * 2
     assert ids(house, "--tenant", tenant) == {device.name}
     assert device.name in house.run("devices", "list").stdout
     shown = json.loads(house.run("devices", "show", device.name).stdout)
@@ -193,7 +180,16 @@ def test_devices_are_listed_by_tenant_and_shown_with_their_gaps(house: House, de
 
 
 @pytest.mark.parametrize(
-    "command", ["devices list", "devices show x", "devices import x", "check --truth truth --json"]
+    "command",
+    [
+        "devices list",
+        "devices show x",
+        "devices import x",
+        "devices revoke x --reason x",
+        "tenants list",
+        "audit verify",
+        "check --truth truth --json",
+    ],
 )
 def test_before_prepare_a_command_says_what_to_do(bare: House, command: str) -> None:
     line = {"topic": "t", "partition": 0, "offset": 0, "verdict": "accepted", "reason": "", "group": None,

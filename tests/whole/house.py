@@ -180,6 +180,18 @@ class House(msgspec.Struct, frozen=True):
         """Produce records as any program could; returns their offsets."""
         return asyncio.run(_send(self.kafka, self.topic, records))
 
+    def weigh(self, *values: bytes) -> list[tuple[str, str]]:
+        """Send messages to partition 0 and wait for what becomes of them: verdict and reason, in their order."""
+        expected = self.consumed() + len(values)
+        offsets = self.send([Record(value) for value in values])
+        self.wait_consumed(expected)
+        rows = self.query(
+            "select verdict, coalesce(reason, '') from weighbridge.verdict "
+            "where partition = 0 and kafka_offset = any($1) order by kafka_offset",
+            offsets,
+        )
+        return [(row[0], row[1]) for row in rows]
+
     def records(self) -> list[ConsumerRecord]:
         """Read the topic from beginning to end, as any program could."""
         return asyncio.run(_read(self.kafka, self.topic))

@@ -233,7 +233,7 @@ def said(servers: embedded.Addresses, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def operate(house: House, device: Stranger, sql: str) -> None:
-    """Do by hand what an operator will have commands for."""
+    """Do by hand what the commands of operators do with more ado, or not at all."""
     if sql:
         ((number,),) = house.query("select device_no from store.device where device_id = $1", device.name)
         house.query(sql, number)

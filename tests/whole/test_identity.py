@@ -1,6 +1,7 @@
 """Who is speaking, over the years: each act of a person by its command, while devices go on sending what they have."""
 
 import asyncio
+import hashlib
 import json
 import secrets
 import statistics
@@ -10,14 +11,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import cbor2
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec.structs import replace
 
 from deploy import embedded
-from tests.whole.device import Stranger, ed25519_key, p256_key
-from tests.whole.house import House, Record, open_house
+from tests.core.authority import Wanted, pem, root
+from tests.whole.device import PAYLOAD, Stranger, ed25519_key, p256_key
+from tests.whole.house import House, open_house
 
 pytestmark = pytest.mark.real
 
@@ -66,24 +70,6 @@ def request(house: House, device: Stranger, last_seq: int | None = None) -> str:
     return str(path)
 
 
-def weighed(house: House, *values: bytes) -> list[tuple[str, str]]:
-    """Send messages, and wait for what becomes of them."""
-    expected = house.consumed() + len(values)
-    offsets = house.send([Record(value) for value in values])
-    house.wait_consumed(expected)
-    rows = house.query(
-        "select verdict, coalesce(reason, '') from weighbridge.verdict where kafka_offset = any($1) "
-        "order by kafka_offset",
-        offsets,
-    )
-    return [(row[0], row[1]) for row in rows]
-
-
-def shown(house: House, device: Stranger) -> dict[str, object]:
-    found: dict[str, object] = json.loads(house.run("devices", "show", device.name).stdout)
-    return found
-
-
 def newer(device: Stranger, **changed: object) -> Stranger:
     """The same device with another key."""
     return replace(device, key=ed25519_key(), key_name="new", **changed)
@@ -91,49 +77,49 @@ def newer(device: Stranger, **changed: object) -> Stranger:
 
 def test_a_key_is_rotated_and_what_was_buffered_under_the_old_one_is_stored(house: House, device: Stranger) -> None:
     first, *buffered = [device.say(seq) for seq in range(1, 1_002)]
-    assert weighed(house, first) == [ACCEPTED]
+    assert house.weigh(first) == [ACCEPTED]
     rotated = replace(device, key=p256_key(), key_name="new")
     asked = request(house, rotated, last_seq=1_001)
     said = house.run("devices", "rotate", device.name, "--request", asked, *WHY).stdout
     assert "good up to number 1001" in said
-    assert weighed(house, rotated.say(1_002), *buffered) == [ACCEPTED] * 1_001
-    assert weighed(house, device.say(1_003), rotated.say(1_004)) == [KEY_RETIRED, ACCEPTED]
-    assert weighed(house, buffered[0]) == [DUPLICATE]
+    assert house.weigh(rotated.say(1_002), *buffered) == [ACCEPTED] * 1_001
+    assert house.weigh(device.say(1_003), rotated.say(1_004)) == [KEY_RETIRED, ACCEPTED]
+    assert house.weigh(buffered[0]) == [DUPLICATE]
 
 
 def test_without_a_word_of_the_device_the_old_key_ends_at_what_was_accepted(house: House, device: Stranger) -> None:
     late = device.say(2)
-    assert weighed(house, device.say(1), device.say(3)) == [ACCEPTED] * 2
+    assert house.weigh(device.say(1), device.say(3)) == [ACCEPTED] * 2
     rotated = newer(device)
     house.run("devices", "rotate", device.name, "--request", request(house, rotated), *WHY)
-    assert weighed(house, late, device.say(4), rotated.say(5)) == [ACCEPTED, KEY_RETIRED, ACCEPTED]
+    assert house.weigh(late, device.say(4), rotated.say(5)) == [ACCEPTED, KEY_RETIRED, ACCEPTED]
 
 
 def test_after_a_revocation_nothing_is_stored_whatever_time_it_claims(house: House, device: Stranger) -> None:
-    assert weighed(house, device.say(1), device.say(2)) == [ACCEPTED] * 2
+    assert house.weigh(device.say(1), device.say(2)) == [ACCEPTED] * 2
     since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     said = house.run("devices", "revoke", device.name, "--compromised-since", since, *WHY).stdout
     assert "2 messages were stored under it, and no more will be" in said
     back_dated = device.say(3, n6=time.time() - 10 * 86_400)
-    assert weighed(house, device.say(4), back_dated) == [KEY_REVOKED] * 2
+    assert house.weigh(device.say(4), back_dated) == [KEY_REVOKED] * 2
     tainted = house.query("select seq from weighbridge.tainted where device_id = $1 order by seq", device.name)
     assert [row[0] for row in tainted] == [1, 2]
     again = newer(device, epoch=2)
     enrol(house, again)
-    assert weighed(house, again.say(1), device.say(5)) == [ACCEPTED, KEY_REVOKED]
+    assert house.weigh(again.say(1), device.say(5)) == [ACCEPTED, KEY_REVOKED]
 
 
 def test_one_of_two_keys_is_revoked_and_the_other_goes_on(house: House, device: Stranger) -> None:
     second = newer(device)
     enrol(house, second)
-    assert weighed(house, device.say(1), second.say(2)) == [ACCEPTED] * 2
+    assert house.weigh(device.say(1), second.say(2)) == [ACCEPTED] * 2
     house.run("devices", "revoke", device.name, "--kid", device.kid.hex(), *WHY)
-    assert weighed(house, device.say(3), second.say(4)) == [KEY_REVOKED, ACCEPTED]
+    assert house.weigh(device.say(3), second.say(4)) == [KEY_REVOKED, ACCEPTED]
 
 
 def test_a_device_is_replaced_and_what_the_old_one_has_buffered_still_lands(house: House, device: Stranger) -> None:
     buffered = [device.say(seq) for seq in range(2, 50)]
-    assert weighed(house, device.say(1)) == [ACCEPTED]
+    assert house.weigh(device.say(1)) == [ACCEPTED]
     vehicle = str(device.registration()["vehicle_id"])
     unit = Stranger(f"new-{device.name}", p256_key(), vehicle=vehicle)
     asked = request(house, unit)
@@ -142,8 +128,8 @@ def test_a_device_is_replaced_and_what_the_old_one_has_buffered_still_lands(hous
         in house.run("devices", "replace", device.name, "--request", asked, "--late", "100", *WHY).stdout
     )
     mixed = [value for seq, late in enumerate(buffered, 1) for value in (unit.say(seq), late)]
-    assert weighed(house, *mixed) == [ACCEPTED] * len(mixed)
-    assert weighed(house, device.say(101), device.say(102)) == [ACCEPTED, KEY_RETIRED]
+    assert house.weigh(*mixed) == [ACCEPTED] * len(mixed)
+    assert house.weigh(device.say(101), device.say(102)) == [ACCEPTED, KEY_RETIRED]
     of_vehicle = house.query(
         "select device_id, count(*) from weighbridge.message where vehicle_id = $1 group by 1", vehicle
     )
@@ -154,29 +140,29 @@ def test_a_kept_old_key_can_neither_claim_the_new_epoch_nor_go_on_in_the_old_one
     house: House, device: Stranger
 ) -> None:
     gap = device.say(2)
-    assert weighed(house, device.say(1), device.say(3)) == [ACCEPTED] * 2
+    assert house.weigh(device.say(1), device.say(3)) == [ACCEPTED] * 2
     unit = newer(device, epoch=2)
     enrol(house, unit)
-    assert weighed(
-        house, unit.say(1), device.say(2, m70001=2), device.say(4), gap, unit.say(9, m70001=1), device.say(1, m70001=3)
+    assert house.weigh(
+        unit.say(1), device.say(2, m70001=2), device.say(4), gap, unit.say(9, m70001=1), device.say(1, m70001=3)
     ) == [ACCEPTED, KEY_NOT_VALID, EPOCH_CLOSED, ACCEPTED, KEY_NOT_VALID, KEY_NOT_VALID]
 
 
 def test_a_key_that_the_new_epoch_names_again_goes_on(house: House, device: Stranger) -> None:
-    assert weighed(house, device.say(1)) == [ACCEPTED]
+    assert house.weigh(device.say(1)) == [ACCEPTED]
     house.enrol([device.registration(epoch=2)])
-    assert weighed(house, replace(device, epoch=2).say(1), device.say(2)) == [ACCEPTED, EPOCH_CLOSED]
+    assert house.weigh(replace(device, epoch=2).say(1), device.say(2)) == [ACCEPTED, EPOCH_CLOSED]
 
 
 def test_a_device_is_decommissioned_and_taken_in_again(house: House, device: Stranger) -> None:
-    assert weighed(house, device.say(1)) == [ACCEPTED]
+    assert house.weigh(device.say(1)) == [ACCEPTED]
     house.run("devices", "decommission", device.name, *WHY)
-    assert weighed(house, device.say(2)) == [KEY_REVOKED]
+    assert house.weigh(device.say(2)) == [KEY_REVOKED]
     said = house.run("devices", "enrol", "--request", request(house, newer(device)), "--tenant", "strangers", status=1)
     assert "give it a higher epoch" in said.stderr
     again = newer(device, epoch=2)
     enrol(house, again)
-    assert weighed(house, again.say(1)) == [ACCEPTED]
+    assert house.weigh(again.say(1)) == [ACCEPTED]
 
 
 def test_a_message_belongs_to_who_owned_the_vehicle_when_it_was_recorded(house: House, device: Stranger) -> None:
@@ -184,21 +170,37 @@ def test_a_message_belongs_to_who_owned_the_vehicle_when_it_was_recorded(house: 
     before, sold = time.time() - 100, datetime.now(UTC) - timedelta(seconds=50)
     since = time.time() - 10
     late = device.say(2, n6=before)
-    assert weighed(house, device.say(1, n6=before), device.say(3, n6=since)) == [ACCEPTED] * 2
+    assert house.weigh(device.say(1, n6=before), device.say(3, n6=since)) == [ACCEPTED] * 2
     # entered late: what was stored meanwhile, and received after it, goes with the vehicle
     house.run("devices", "transfer", vehicle, "--to", "others", "--at", sold.isoformat(), *WHY)
-    assert weighed(house, late, device.say(4), device.say(5, n6=time.time() + 3_600)) == [ACCEPTED] * 3
+    assert house.weigh(late, device.say(4), device.say(5, n6=time.time() + 3_600)) == [ACCEPTED] * 3
     rows = house.query("select seq, tenant from weighbridge.message where device_id = $1 order by seq", device.name)
     assert [tuple(row) for row in rows] == [
         (1, "strangers"), (2, "strangers"), (3, "others"), (4, "others"), (5, "others"),
     ]  # fmt: skip
     back = house.run("devices", "transfer", vehicle, "--to", "strangers", *WHY).stdout
     assert "0 messages" in back
-    assert weighed(house, device.say(6), device.say(7, n6=since), device.say(8, n6=before)) == [ACCEPTED] * 3
+    assert house.weigh(device.say(6), device.say(7, n6=since), device.say(8, n6=before)) == [ACCEPTED] * 3
     rows = house.query(
         "select tenant from weighbridge.message where device_id = $1 and seq > 4 order by seq", device.name
     )
     assert [row[0] for row in rows] == ["others", "strangers", "others", "strangers"]
+
+
+def test_a_device_that_an_authority_vouches_for_is_heard_until_its_key_is_revoked(house: House) -> None:
+    authority, device = root(), Stranger(f"unit-{secrets.token_hex(6)}", p256_key())
+    certificate = authority.certify(device.key, Wanted((device.name,)))
+    for name, content in ((f"{device.name}.pem", pem(certificate)), ("authority.pem", authority.pem)):
+        (house.folder / name).write_text(content)
+    house.run("tenants", "trust", "strangers", house.folder / "authority.pem")
+    placed = ("--vehicle", f"vehicle of {device.name}", "--epoch", "1", "--tenant", "strangers")
+    house.run("devices", "enrol", "--certificate", house.folder / f"{device.name}.pem", *placed)
+    der = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    kid = hashlib.sha256(der).digest()
+    first, second = (device.seal(cbor2.dumps(device.header(device.claims(seq), n4=kid)), PAYLOAD) for seq in (1, 2))
+    assert house.weigh(first) == [ACCEPTED]
+    house.run("devices", "revoke", device.name, "--kid", kid.hex(), *WHY)
+    assert house.weigh(second) == [KEY_REVOKED]
 
 
 class Fleet(msgspec.Struct, frozen=True):
