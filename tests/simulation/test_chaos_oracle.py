@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from loadtest.chaos.crew import ENDS_NOBODY
 from loadtest.chaos.faults import TIMES, Fault, deal
 from loadtest.chaos.oracle import Batch, Books, Due, Given, Position, Sent, examine
+from loadtest.chaos.proof import FAULTS, WHOLE
 from loadtest.chaos.proxy import Frames, is_commit
+from loadtest.chaos.variants import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 ACCEPTED, DUPLICATE = ("accepted", ""), ("duplicate", "")
@@ -134,6 +137,13 @@ def test_the_same_seed_deals_the_same_faults_and_each_round_has_all_of_them() ->
     rounds = [[next(dealt) for _ in range(size)] for dealt in [deal(random.Random(5), tuple(Fault)) for _ in range(2)]]
     assert rounds[0] == rounds[1]
     assert Counter(rounds[0]) == dict(TIMES)
+
+
+def test_each_broken_variant_breaks_what_is_there_and_has_faults_that_bring_it_out() -> None:
+    assert {*VARIANTS, WHOLE} == {*FAULTS, ENDS_NOBODY}
+    for name, changes in VARIANTS.items():
+        for target, attribute, replacement in changes:
+            assert getattr(target, attribute) != replacement, name
 
 
 @pytest.mark.parametrize("module", ["oracle", "reading"])
