@@ -20,11 +20,12 @@ from ingest.adapters.postgres.resumption import NotHaltedError
 from ingest.adapters.topics import TopicError
 from ingest.config import Settings, SettingsError, read_file
 from ingest.core.enrolment import EnrolmentError
+from ingest.core.schema import SchemaError
 from ingest.ports import TroubleError
 
 EXPECTED = (
     SettingsError, TroubleError, MigrationError, TopicError, ImportProblemsError, NotHaltedError, EnrolmentError,
-    UnfitActError, BrokenChainError, OSError,
+    UnfitActError, BrokenChainError, SchemaError, OSError,
 )  # fmt: skip
 WORDS_MAX = 500
 

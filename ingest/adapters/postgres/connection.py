@@ -45,6 +45,8 @@ def trouble(doing: str) -> Iterator[None]:
         yield
     except asyncpg.UndefinedTableError as error:
         raise TroubleError("PostgreSQL: the tables are not there; make them with `weighbridge prepare`") from error
+    except asyncpg.TargetServerAttributeNotMatched as error:
+        raise TroubleError("PostgreSQL: this server is read-only, such as a standby; name the primary") from error
     except _WORLD as error:
         kind = UnkeepableError if _about_content(error) else TroubleError
         raise kind(f"PostgreSQL, {doing}: {type(error).__name__}{_about(error)}") from error

@@ -69,8 +69,9 @@ MOVE_OFFSET = """
 # Resumption ----------------------------------------------------------------------------------------------------------
 
 PARTITIONS = """
-    select incarnation, partition, next_offset, worker, taken_at, attempts, halted_at, halted_why
-    from weighbridge.partition where topic = $1 order by halted_at nulls last, incarnation desc, partition"""
+    select incarnation, partition, next_offset, worker, date_trunc('second', taken_at)::text as taken_at, attempts,
+           date_trunc('second', halted_at)::text as halted_at, halted_why
+    from weighbridge.partition p where topic = $1 order by p.halted_at nulls last, incarnation desc, partition"""
 
 HALTED = """
     select * from (

@@ -10,7 +10,8 @@ ROWS_AT_ONCE = 5_000
 
 _VERDICTS = """
     select kafka_offset, verdict, coalesce(reason, '') as reason from weighbridge.verdict
-    where topic = $1 and partition = $2 and kafka_offset between $3 and $4"""
+    where topic = $1 and partition = $2 and kafka_offset between $3 and $4
+    and incarnation = (select max(incarnation) from weighbridge.partition where topic = $1 and partition = $2)"""
 
 _OWNED = """
     select count(*) from store.partition_lease l
