@@ -4,6 +4,7 @@
 of them is caught is shown by `python -m loadtest.chaos.proof`.
 """
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -24,6 +25,7 @@ from ingest.core.outcome import Outcome
 from ingest.ports import FencedError, Mark, TroubleError
 from loadtest.chaos.crew import ENDS_NOBODY
 
+LOOKS_MAX, LOOK_EVERY_S = 40, 0.5
 FENCE = "owner_epoch = $3 and next_offset = $4"
 MOVE = """
     update store.partition_lease set next_offset = $5, record_hash = null
@@ -49,8 +51,12 @@ async def _own_as_remembered(self: PostgresStore, connection: Connection, topic:
 
 
 async def _own_as_before(self: PostgresStore, connection: Connection, topic: str, partition: int) -> PostgresLease:
-    """Go on from what the lease said before the take-over."""
+    """Go on from what the lease said before the take-over, and before its owner committed once more."""
     next_offset = await connection.fetchval(LEASE, topic, partition)
+    for _ in range(LOOKS_MAX if next_offset else 0):
+        if await connection.fetchval(LEASE, topic, partition) != next_offset:
+            break
+        await asyncio.sleep(LOOK_EVERY_S)
     lease = await _whole_own(self, connection, topic, partition)
     return _begin_at(lease, next_offset or 0)
 
