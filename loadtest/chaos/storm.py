@@ -19,7 +19,7 @@ from loadtest.chaos.stage import Stage
 
 SESSION_S = 10.0  # after so long without a heartbeat the group gives a member's partitions away
 LULL_S = 12.0  # from one round to the next: a back-off may have come to 5 s, and what waits is to be worked off
-RIVAL_S_MAX = 15.0
+RIVAL_S_MAX = 15.0  # until it has judged and somebody was fenced; then one of the two is enough
 REST_S = 8.0  # of the servers, from one restart to the next: between them something must be sent and judged
 BROKER, DATABASE = range(2)
 LOOKS_MAX, LOOK_EVERY_S = 120, 0.5
@@ -193,21 +193,17 @@ class Storm:
         return await self._receive(guest, lambda: b'"assigned"' in guest.journal.read_bytes())
 
     async def _rival(self) -> int:
-        """Let one take over what the group owns as if it could not end its predecessors, until it has judged.
-
-        On a slow machine both may be fenced for ever: the two have met, which is enough.
-        """
+        """Let one take over what the group owns as if it could not end its predecessors, until the two have met."""
         crew = self._stage.crew
-        before = crew.mentions(b'"fenced"')
+        fenced_before = crew.mentions(b'"fenced"')
         guest = await crew.start_rival()
         until = time.monotonic() + RIVAL_S_MAX
-        return await self._receive(
-            guest,
-            lambda: (
-                b'"batch"' in guest.journal.read_bytes()
-                or (time.monotonic() > until and crew.mentions(b'"fenced"') > before)
-            ),
-        )
+
+        def met() -> bool:
+            signs = b'"batch"' in guest.journal.read_bytes(), crew.mentions(b'"fenced"') > fenced_before
+            return all(signs) or (any(signs) and time.monotonic() > until)
+
+        return await self._receive(guest, met)
 
     async def _receive(self, guest: Member, seen: Callable[[], bool]) -> int:
         """Keep a guest until it has done what it came for."""
