@@ -44,7 +44,7 @@ def _judged(record: RawRecord, why: str) -> Refused | Duplicate:
 
 def test_as_much_is_kept_of_each_as_the_policy_says() -> None:
     outcome = weigh(FULL, Ended(1_000), Ended(70), Ended(0), Ended(99, why="duplicate"))
-    assert outcome.shown == {0: 100, 1: 70, 3: 99}
+    assert outcome.shown == {0: 100, 1: 70, 2: 0, 3: 99}, "an empty message is shown whole"
     assert outcome.allowance == Allowance(300 - 269, NOW_MS)
 
 
