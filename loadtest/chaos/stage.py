@@ -152,7 +152,7 @@ class Stage:
 @contextlib.asynccontextmanager
 async def raised(state: Path) -> AsyncIterator[Servers]:
     """Raise a pair of servers from nothing, and leave nothing of it running."""
-    _clear(state)
+    clear(state)
     servers = Servers(state)
     try:
         await servers.up()
@@ -188,8 +188,8 @@ def _small_disk(state: Path) -> Path:
     return (home or state) / "small"
 
 
-def _clear(state: Path) -> None:
-    """Begin with an empty state directory, if it is one of ours."""
+def clear(state: Path) -> None:
+    """Make a state directory empty, if it is one of ours, whatever an earlier run has left there."""
     if state.exists() and any(state.iterdir()) and not (state / MARK).exists():
         raise ValueError(f"{state} is not a state directory of an earlier chaos: name an empty or a new one")
     state.mkdir(parents=True, exist_ok=True)
