@@ -51,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     http_host: str = "127.0.0.1"
     http_port: int = 0  # 0: no /metrics and /healthz; several processes take this port and those after it
     log_level: LogLevel = LogLevel.INFO
-    drain_s_max: int = 8  # with the leaving of the group after it, a worker is gone within 10 s
+    drain_s_max: int = 6  # with the leaving of the group, and a machine that has no time, a worker is gone within 10 s
     policy: Policy = Policy()
 
     def __repr__(self) -> str:

@@ -26,9 +26,13 @@ class Pace:
         self._backoff_s = BACKOFF_S_MIN
 
     def begin(self, lease: Lease) -> None:
-        """Be careful where others died, as far as they can have read; a commit on the way there changes nothing."""
+        """Be careful where others died, as far as they can have read, and take less the more of them did.
+
+        A commit on the way there changes nothing but the pace.
+        """
         if lease.attempts > ATTEMPTS_MAX:
             self._careful_left = self._records_max
+            self._records = max(1, min(self._records, self._records_max >> lease.attempts))
 
     @property
     def careful(self) -> bool:

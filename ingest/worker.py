@@ -5,6 +5,7 @@ Trouble of the world is never a verdict: nothing was committed, so the partition
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
@@ -195,7 +196,6 @@ def _report(partition: int, error: TroubleError, backoff_s: float) -> None:
 
 
 async def _pause(stopping: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stopping.wait(), seconds)
-    except TimeoutError:
-        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stopping.wait()

@@ -103,7 +103,7 @@ def test_a_database_that_may_only_be_read_is_waited_for(servers: embedded.Addres
     name = urlsplit(house.database).path.strip("/")
     administer(servers, f"alter database {name} set default_transaction_read_only = on")
     with house.worker() as worker:
-        wait_for_trouble(worker, "TargetServerAttributeNotMatched")
+        wait_for_trouble(worker, "read-only")
         check_held_back(house, truth)
         administer(servers, f"alter database {name} reset default_transaction_read_only")
         check_judged(house, truth)
