@@ -23,6 +23,8 @@ from ingest.core.verdict import Hold, Refusal
 _DAY_S = 86_400
 _MALFORMED_A_TURN = 4
 _SEQ_JUMP_MAX = 2**24
+_PROOF = 100  # suspicion that two units with one key raise: enough at once
+_NONSENSE = 10  # and content that makes none, under a good signature
 _GAP_TURNS = 8  # turns of odd numbers only, then as many of the even ones between them
 _GAP_BURST = 13  # numbers a turn; 8 x 13 gaps are more than the 64 ranges that a ledger may have
 
@@ -137,18 +139,42 @@ def unknown_key(turn: Turn) -> Iterator[Send]:
 
 
 def clone(turn: Turn) -> Iterator[Send]:
-    """Use a number twice: a copy of the unit in the same boot, or one in its own boot that is the first to use it."""
+    """Be two: a copy of the unit in the same boot, or one in its own boot; they meet in a number, or take turns."""
+    story = (_same_boot, _first_to_use_it, _taking_turns)[turn.vehicle.number % 3]
     yield turn.honest()
+    yield from story(turn)
+
+
+def _same_boot(turn: Turn) -> Iterator[Send]:
     for ago_s in (5, 10):
         value = turn.draft(turn.vehicle.seq, turn.now_s - ago_s).seal()
         yield turn.held(value, Hold.EQUIVOCATION)
+        turn.accuse(_PROOF)
         yield turn.duplicate(value)
-    ours, theirs = turn.draft(), turn.draft()
-    copy_boot = turn.world.identity.boot(turn.vehicle.number, -1)
-    yield turn.accepted(replace(theirs, claims=replace(theirs.claims, boot=copy_boot)).seal())
+    yield turn.honest()
+
+
+def _first_to_use_it(turn: Turn) -> Iterator[Send]:
+    ours, theirs = turn.draft(), _copied(turn)
+    yield turn.accepted(theirs.seal())
     # The vehicle's boot was accepted before the copy's: the two take turns, which no lost counter does.
     yield turn.held(ours.seal(), Hold.EQUIVOCATION)
+    turn.accuse(_PROOF)
     turn.spend()
+
+
+def _taking_turns(turn: Turn) -> Iterator[Send]:
+    theirs = _copied(turn)
+    turn.spend()
+    yield turn.accepted(theirs.seal())
+    turn.accuse(_PROOF)  # the vehicle's next number comes in the boot before the copy's
+    yield turn.honest()
+
+
+def _copied(turn: Turn) -> Draft:
+    draft = turn.draft()
+    copy_boot = turn.world.identity.boot(turn.vehicle.number, -1)
+    return replace(draft, claims=replace(draft.claims, boot=copy_boot))
 
 
 def counter_rollback(turn: Turn) -> Iterator[Send]:
@@ -235,6 +261,7 @@ def invalid_payload(turn: Turn) -> Iterator[Send]:
         payload = damage.PAYLOADS[kind](draft.payload)
     else:
         payload = damage.overfill(turn.schema(), int(turn.now_s * 1e6))
+    turn.accuse(_NONSENSE)
     return _refused_and_again(turn, replace(draft, payload=payload).seal(), Refusal.INVALID_PAYLOAD)
 
 
@@ -243,6 +270,7 @@ def out_of_range(turn: Turn) -> Iterator[Send]:
     samples = turn.samples(turn.now_s)
     samples[-1] = damage.exceed(samples[-1], turn.vehicle.chance.bits())
     draft = turn.say(samples, turn.vehicle.seq + 1, turn.now_s)
+    turn.accuse(_NONSENSE)
     return _refused_and_again(turn, draft.seal(), Refusal.OUT_OF_RANGE)
 
 

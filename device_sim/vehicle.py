@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 import msgspec
+from msgspec.structs import replace
 
 from device_sim.chance import Chance
 from device_sim.identity import Identity
@@ -12,6 +13,8 @@ from device_sim.wire import VERSIONS, Claims, Sample, Schema, Signer, seal
 from ingest.core.verdict import Hold, Refusal, Verdict
 
 SAMPLES_MAX = 60
+QUARANTINED_FROM = 100  # suspicion, as the policy has it by default
+SUSPICION_LESS_PER_H = 10
 _SEQ_START_MAX = 2**20  # a device that comes to us has a past; well below seq_jump_max
 
 
@@ -28,6 +31,9 @@ class Vehicle(msgspec.Struct, gc=False):
     boots: int = 0
     updates: int = 0
     kept: bytes = b""  # an envelope that a replay waits for
+    suspicion: int = 0  # what it has given us cause for, by our own policy's default weights
+    accused_at_s: float = 0.0
+    quarantined: bool = False
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
@@ -128,10 +134,12 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
 
     def honest(self) -> Send:
         """Send something new and true, as any vehicle does most of the time."""
-        return Send(self.device_id, self.fresh(), Verdict.ACCEPTED, "", "honest")
+        return replace(self.accepted(self.fresh()), cause="honest")
 
     def accepted(self, value: bytes) -> Send:
-        """Send a message that deserves to be accepted."""
+        """Send a message that deserves to be accepted, if its device is trusted."""
+        if self.vehicle.quarantined:
+            return self.send(value, Verdict.HELD, Hold.QUARANTINED)
         return self.send(value, Verdict.ACCEPTED)
 
     def duplicate(self, value: bytes) -> Send:
@@ -145,6 +153,14 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     def refused(self, value: bytes | None, reason: Refusal) -> Send:
         """Send a message that deserves to be refused."""
         return self.send(value, Verdict.REFUSED, reason)
+
+    def accuse(self, weight: int) -> None:
+        """Give cause for suspicion with what is sent next: from a measure on, what follows is held."""
+        vehicle = self.vehicle
+        passed = int((self.now_s - vehicle.accused_at_s) * SUSPICION_LESS_PER_H // 3_600)
+        vehicle.suspicion = max(0, vehicle.suspicion - passed) + weight
+        vehicle.accused_at_s = self.now_s
+        vehicle.quarantined |= vehicle.suspicion >= QUARANTINED_FROM
 
     def send(self, value: bytes | None, verdict: Verdict, reason: Hold | Refusal | None = None) -> Send:
         """Send under the vehicle's own key."""

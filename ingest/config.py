@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ingest.core.policy import Policy
+from ingest.core.verdict import Evidence
 
 PREFIX = "WEIGHBRIDGE_"
 FOR_OTHERS = frozenset({"WEIGHBRIDGE_CONFIG", "WEIGHBRIDGE_STATE"})  # read by the command line
@@ -43,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kafka: str = ""  # bootstrap servers, host:port, separated by commas
     database: str = ""  # postgresql:// URL; may hold a password
     topic: str = "telemetry.raw"
+    alerts_topic: str = "fleet.alerts"
     group: str = "weighbridge"
     batch_records_max: int = 2_000
     batch_bytes_max: int = 2 * 2**20
@@ -89,6 +91,7 @@ RULES: dict[str, Rule] = {
         secret=True,
     ),
     "topic": Word(r"[A-Za-z0-9._-]{1,249}", "the name of a Kafka topic: letters, digits, dots, underscores, hyphens"),
+    "alerts_topic": Word(r"[A-Za-z0-9._-]{1,249}", "the name of a Kafka topic, other than `topic`"),
     "group": Word(r"[A-Za-z0-9._-]{1,249}", "the name of a group: letters, digits, dots, underscores, hyphens"),
     "batch_records_max": Whole(1, 100_000),
     "batch_bytes_max": Whole(2**17, 2**28),
@@ -109,6 +112,15 @@ RULES: dict[str, Rule] = {
     "policy.refused_bytes_per_s_max": Whole(0, 2**30),
     "policy.refused_burst_bytes_max": Whole(0, 2**40),
     "policy.held_bytes_max": Whole(0, 2**40),
+    **{f"policy.weight_{evidence}": Whole(0, 1_000_000) for evidence in Evidence},
+    "policy.watched_from": Whole(1, 2**31 - 1),
+    "policy.quarantined_from": Whole(1, 2**31 - 1),
+    "policy.suspicion_less_per_h": Whole(0, 1_000_000),
+    "policy.guard_devices_min": Whole(0, 1_000_000),
+    "policy.guard_share_percent_max": Whole(0, 100),
+    "policy.guard_window_s": Whole(1, 86_400),
+    "policy.clock_off_s_max": Whole(1, 366 * 86_400),
+    "policy.strangers_max": Whole(1, 500),  # the bitmap that counts them has 1,024 bits
 }
 REQUIRED = ("kafka", "database")  # by whoever needs both
 

@@ -1,15 +1,17 @@
 """What do the worker's rooms need of the world? Two things: a log to read and a store to commit to."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import msgspec
 
 from ingest.core.device import Device, KeyRing
-from ingest.core.judge import Priors, Suspect
-from ingest.core.message import Envelope, Examined, RawRecord, Refused
-from ingest.core.outcome import Allowance, Outcome
+from ingest.core.judge import Content, Priors, Suspect
+from ingest.core.message import Envelope, RawRecord, Refused, Verified
+from ingest.core.outcome import Allowance, Outcome, Strangers
+from ingest.core.standing import Cohort, Trips
 
 
 class TroubleError(Exception):
@@ -64,14 +66,20 @@ class Log(Protocol):
 class Transaction(Protocol):
     """One batch being committed: everything or nothing."""
 
-    async def recall(self, examined: Iterable[Examined]) -> Mapping[int, Device]:
-        """Lock the rows of the batch's senders, in device order, and read them. Keyed by device_no."""
+    async def recall(self, accountable: Iterable[Verified]) -> Mapping[int, Device]:
+        """Lock the rows of those who answer for these messages, in device order, and read them. Keyed by device_no."""
 
     async def priors(self, suspects: Sequence[Suspect]) -> Priors:
         """Find who owns the suspects' numbers, and whether their very content is stored or held already.
 
         What else was held under a number need not be found: it may be much, and makes no difference.
         """
+
+    async def known(self, blamed: Sequence[Verified]) -> AbstractSet[Content]:
+        """Find which of these contents have spoken against their devices before."""
+
+    async def trips(self, cohorts: Collection[Cohort]) -> Mapping[Cohort, Trips]:
+        """Read what happened to these cohorts of late, and let nobody else read it until the end of the block."""
 
     async def commit(self, outcome: Outcome) -> None:
         """Write all that the batch changes and, last, move the lease's offset. Raises FencedError."""
@@ -95,6 +103,10 @@ class Lease(Protocol):
     @property
     def allowance(self) -> Allowance:
         """How many bytes of what is refused may still be kept."""
+
+    @property
+    def strangers(self) -> Strangers:
+        """Which ids that nobody has were named of late."""
 
     async def confirmed(self, log_id: str) -> None:
         """Note that the log is the one that it should be."""

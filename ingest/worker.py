@@ -14,13 +14,15 @@ from typing import Protocol
 import msgspec
 import structlog
 
+from ingest.core.alert import alarm
 from ingest.core.device import KeyRing
 from ingest.core.evidence import allot
 from ingest.core.examine import Examiner
-from ingest.core.judge import KeysMovedError, judge, suspects
+from ingest.core.judge import KeysMovedError
 from ingest.core.message import Envelope, Examined, Reading, Refused
 from ingest.core.outcome import Outcome, span_of
 from ingest.core.verdict import Refusal, Verdict
+from ingest.decision import decide
 from ingest.pace import Pace
 from ingest.ports import BrokenLogError, FencedError, Lease, Log, Store, TroubleError
 
@@ -123,6 +125,7 @@ class Worker(msgspec.Struct, frozen=True):
 
     async def _weigh(self, lease: Lease, pace: Pace, messages: Sequence[Envelope | Refused]) -> Outcome:
         """Walk the corridor once; a key that changes between the reading and the lock sends the batch round again."""
+        policy = self.examiner.policy
         for _ in range(ROUNDS_MAX):
             ring = await lease.key_ring(messages)
             if pace.careful:
@@ -131,10 +134,8 @@ class Worker(msgspec.Struct, frozen=True):
             span = span_of([message.record for message in messages[: len(examined)]], lease.next_offset)
             try:
                 async with lease.transaction() as transaction:
-                    devices = await transaction.recall(examined)
-                    priors = await transaction.priors(suspects(examined, devices))
-                    outcome = judge(examined, devices, priors, self.examiner.policy, span)
-                    outcome = allot(outcome, lease.allowance, self.examiner.policy)
+                    outcome = await decide(transaction, examined, policy, span)
+                    outcome = alarm(allot(outcome, lease.allowance, policy), lease.strangers, policy)
                     await transaction.commit(outcome)
             except KeysMovedError:
                 continue

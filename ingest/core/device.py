@@ -36,7 +36,10 @@ class Standing(StrEnum):
     """Where a device stands with us."""
 
     TRUSTED = "trusted"
-    QUARANTINED = "quarantined"
+    WATCHED = "watched"  # some evidence, not enough
+    QUARANTINED = "quarantined"  # what it says is held, until a person decides
+    RELEASED = "released"  # trusted again, by a person
+    REVOKED = "revoked"  # never again, by a person
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):
@@ -91,6 +94,10 @@ class Device(msgspec.Struct, frozen=True, gc=False):
     boots: tuple[bytes, ...]  # boots that had a message accepted, newest last, at most BOOTS_MAX
     ledgers: dict[int, Ledger]  # by epoch: the numbers accepted
     held_bytes: int = 0  # of the messages that wait, as many as are kept
+    suspicion: int = 0  # as of suspicion_at_ms, by the broker's clock
+    suspicion_at_ms: int = 0
+    software: str = ""  # of its highest accepted message
+    clock_off_since_ms: int | None = None  # by the broker's clock; None: its highest accepted message was well timed
 
 
 BOOTS_MAX = 8

@@ -6,19 +6,22 @@ Only accepted messages move a ledger; held ones are remembered by number and con
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import assert_never
 
 import msgspec
 
-from ingest.core.device import BOOTS_MAX, Device, KeyState, Standing
+from ingest.core.device import BOOTS_MAX, Device, Key, KeyState, Standing
 from ingest.core.freshness import doubt, quality
-from ingest.core.message import Examined, Reading, Refused, Unreadable, Verified
+from ingest.core.message import Envelope, Examined, Reading, Refused, Unreadable, Verified
 from ingest.core.outcome import Accepted, Duplicate, Held, Judged, Outcome, Span, account
 from ingest.core.policy import Policy
 from ingest.core.sequence import Ledger, Use, add, look
-from ingest.core.verdict import Hold, Refusal
+from ingest.core.standing import CONTENT, Accusation, Cohort, Trips, accuse, quarantines
+from ingest.core.verdict import Evidence, Hold, Refusal, TimeQuality
 
 Number = tuple[int, int, int]  # device_no, epoch, seq
+Content = tuple[int, bytes]  # device_no, digest
 
 
 class Prior(msgspec.Struct, frozen=True, gc=False):
@@ -49,6 +52,26 @@ class Suspect(msgspec.Struct, frozen=True, gc=False):
     held: bool  # among the held ones: its device has some
 
 
+class Past(msgspec.Struct, frozen=True):
+    """What the store knows that matters for a batch, read under the locks of its devices."""
+
+    devices: Mapping[int, Device]  # the locked rows of all that are accountable, by device_no
+    priors: Priors  # of the suspects' numbers
+    known: AbstractSet[Content] = frozenset()  # content that has spoken against its device already
+    trips: Mapping[Cohort, Trips] = {}  # of the cohorts that were asked about, because a device of them would fall
+
+
+def accountable(examined: Iterable[Examined]) -> list[Verified]:
+    """Pick the messages that their devices answer for: whose rows must be locked."""
+    return [m.verified for m in examined if not isinstance(m, Refused)] + blamed(examined)
+
+
+def blamed(examined: Iterable[Examined]) -> list[Verified]:
+    """Pick the refused messages that speak against their devices, unless the same content did before."""
+    refused = [m for m in examined if isinstance(m, Refused) and m.reason in CONTENT]
+    return [m.reached for m in refused if isinstance(m.reached, Verified)]
+
+
 def suspects(examined: Iterable[Examined], devices: Mapping[int, Device]) -> list[Suspect]:
     """Pick the messages that the store must be asked about."""
     known = [_suspect(m.verified, devices) for m in examined if not isinstance(m, Refused)]
@@ -62,57 +85,107 @@ def _suspect(verified: Verified, devices: Mapping[int, Device]) -> Suspect:
     return Suspect(verified, stored, device.held > 0)
 
 
-def judge(
-    examined: Sequence[Examined], devices: Mapping[int, Device], priors: Priors, policy: Policy, span: Span
-) -> Outcome:
+def judge(examined: Sequence[Examined], past: Past, policy: Policy, span: Span) -> Outcome:
     """Give every message of a batch its verdict, and say what the batch changes.
 
-    `devices` are the locked rows of all senders; `priors` what the store knows of the `suspects`' numbers.
     Raises KeysMovedError when a row is newer than the keys that a message was verified with.
     """
-    bench = _Bench(devices, priors, policy)
-    judged = [m if isinstance(m, Refused) else bench.weigh(m) for m in examined]
-    return account(judged, bench.changed(), span)
+    bench = _Bench(past, policy)
+    judged = [bench.note(m) if isinstance(m, Refused) else bench.weigh(m) for m in examined]
+    return account(judged, bench.changed(), bench.accusations, span)
+
+
+def unasked(outcome: Outcome, past: Past) -> frozenset[Cohort]:
+    """Pick the cohorts of which a device would fall, and nobody has asked yet how many did: judge again with that."""
+    return frozenset(fallen.cohort for fallen in quarantines(outcome.accusations)) - past.trips.keys()
 
 
 class _Bench:
     """The devices of one batch while it is judged: what was accepted and held earlier in the batch counts already."""
 
-    def __init__(self, devices: Mapping[int, Device], priors: Priors, policy: Policy) -> None:
-        self._devices = dict(devices)
-        self._before = devices
-        self._contents = {(number, prior.digest) for number, known in priors.items() for prior in known}
-        self._owners = {number: prior for number, known in priors.items() for prior in known if prior.owner}
+    def __init__(self, past: Past, policy: Policy) -> None:
+        self.accusations: list[Accusation] = []
+        self._devices = dict(past.devices)
+        self._before = past.devices
+        self._contents = {(number, prior.digest) for number, known in past.priors.items() for prior in known}
+        self._owners = {number: prior for number, known in past.priors.items() for prior in known if prior.owner}
+        self._known = set(past.known)
+        self._trips = dict(past.trips)
         self._policy = policy
+
+    def note(self, refused: Refused) -> Refused:
+        """Remember a refused message if it speaks against its device. It stays refused."""
+        evidence, verified = CONTENT.get(refused.reason), refused.reached
+        if evidence is not None and isinstance(verified, Verified):
+            self._accuse(self._row(verified), verified, evidence)
+        return refused
 
     def weigh(self, message: Reading | Unreadable) -> Judged:
         """Judge one message and remember it."""
-        device = self._devices[message.verified.sender.device_no]
-        if device.key_version != message.verified.sender.key_version:
-            raise KeysMovedError
-        judged = self._verdict(message, device)
+        verified = message.verified
+        device = self._row(verified)
+        if (number(verified), verified.digest) in self._contents:
+            return Duplicate(verified)
+        conflict = self._conflict(verified, device)
+        evidence = self._evidence(verified, device, conflict)
+        if evidence is not None:
+            device = self._accuse(device, verified, evidence)
+        judged = self._verdict(message, device, conflict)
         match judged:
-            case Accepted(reading=reading):
-                self._accept(reading.verified, device)
+            case Accepted():
+                return self._accept(judged, device)
             case Held():
                 return self._hold(judged, device)
-            case Duplicate() | Refused():
+            case Refused():
                 pass
             case _:
                 assert_never(judged)
         return judged
 
+    def _row(self, verified: Verified) -> Device:
+        device = self._devices[verified.sender.device_no]
+        if device.key_version != verified.sender.key_version:
+            raise KeysMovedError
+        return device
+
+    def _accuse(self, device: Device, verified: Verified, evidence: Evidence) -> Device:
+        """Weigh what speaks against a device, unless the same content did before; returns its row."""
+        content = verified.sender.device_no, verified.digest
+        if content in self._known:
+            return device
+        self._known.add(content)
+        cohort = verified.sender.tenant_no, verified.envelope.software
+        accused, accusation = accuse(device, verified, evidence, self._policy, self._trips.get(cohort))
+        if cohort in self._trips and quarantines([accusation]):
+            trips = self._trips[cohort]
+            self._trips[cohort] = Trips((*trips.at_ms, verified.record.received_at_ms), trips.devices)
+        self._devices[device.device_no] = accused
+        self.accusations.append(accusation)
+        return accused
+
+    def _evidence(self, verified: Verified, device: Device, conflict: Hold | None) -> Evidence | None:
+        """Find what a message that is not a duplicate says against its device, by its number, its boot and its key."""
+        envelope, key = verified.envelope, verified.key
+        if conflict is not None:  # what is too old to compare proves nothing
+            both = conflict is Hold.EQUIVOCATION and number(verified) in self._owners
+            return Evidence.EQUIVOCATION if both else None
+        ledger = device.ledgers.get(envelope.epoch, Ledger())
+        if envelope.epoch == device.epoch and envelope.seq > ledger.highest and envelope.boot in device.boots[:-1]:
+            return Evidence.CLONE
+        # What is refused is not remembered: to send it again would count again.
+        if key.state is KeyState.RETIRED and _beyond(key, envelope) and self._epoch_trouble(verified, device) is None:
+            return Evidence.RETIRED_KEY
+        return None
+
     def changed(self) -> list[Device]:
         """List the devices whose rows this batch changes, in lock order."""
         return [self._devices[no] for no in sorted(self._devices) if self._devices[no] is not self._before[no]]
 
-    def _verdict(self, message: Reading | Unreadable, device: Device) -> Judged:
+    def _verdict(
+        self, message: Reading | Unreadable, device: Device, conflict: Hold | None
+    ) -> Accepted | Held | Refused:
         verified = message.verified
-        if (number(verified), verified.digest) in self._contents:
-            return Duplicate(verified)
-        reason = (
-            self._conflict(verified, device) or self._epoch_trouble(verified, device) or self._trouble(message, device)
-        )
+        reason = conflict or self._epoch_trouble(verified, device) or self._trouble(message, device)
         if isinstance(reason, Hold):
             return Held(message, reason)
         if isinstance(reason, Refusal):
@@ -145,9 +218,9 @@ class _Bench:
 
     def _trouble(self, message: Reading | Unreadable, device: Device) -> Hold | None:
         envelope, key = message.verified.envelope, message.verified.key
-        if device.standing is not Standing.TRUSTED:
+        if device.standing in (Standing.QUARANTINED, Standing.REVOKED):
             return Hold.QUARANTINED
-        if key.state is KeyState.RETIRED and (key.seq_cutoff is None or envelope.seq > key.seq_cutoff):
+        if key.state is KeyState.RETIRED and _beyond(key, envelope):
             return Hold.KEY_RETIRED
         if isinstance(message, Unreadable):
             return Hold.SCHEMA_UNKNOWN
@@ -157,16 +230,25 @@ class _Bench:
         highest = device.ledgers.get(envelope.epoch, Ledger()).highest
         return Hold.SEQ_JUMP if envelope.seq > highest + self._policy.seq_jump_max else None
 
-    def _accept(self, verified: Verified, device: Device) -> None:
-        envelope = verified.envelope
+    def _accept(self, accepted: Accepted, device: Device) -> Accepted:
+        """Remember it; what is above all others tells how its device's clock and software are now."""
+        verified, off_since_ms = accepted.verified, device.clock_off_since_ms
+        envelope, now_ms = verified.envelope, verified.record.received_at_ms
         before = device.ledgers.get(envelope.epoch, Ledger())
         after = add(before, envelope.seq, self._policy.ledger_ranges_max)
-        boots = device.boots
-        if after.highest > before.highest and boots[-1:] != (envelope.boot,):
-            boots = (*(boot for boot in boots if boot != envelope.boot), envelope.boot)[-BOOTS_MAX:]
+        boots, software = device.boots, device.software
+        if after.highest > before.highest:
+            software = envelope.software
+            off_since_ms = _off_since(off_since_ms, accepted.quality, now_ms)
+            if boots[-1:] != (envelope.boot,):
+                boots = (*(boot for boot in boots if boot != envelope.boot), envelope.boot)[-BOOTS_MAX:]
         ledgers = {**device.ledgers, envelope.epoch: after}
-        self._devices[device.device_no] = msgspec.structs.replace(device, ledgers=ledgers, boots=boots)
+        self._devices[device.device_no] = msgspec.structs.replace(
+            device, ledgers=ledgers, boots=boots, software=software, clock_off_since_ms=off_since_ms
+        )
         self._remember(verified, owner=True)
+        off_s = 0.0 if off_since_ms is None else max(0.0, (now_ms - off_since_ms) / 1000)
+        return msgspec.structs.replace(accepted, clock_off_s=off_s)
 
     def _hold(self, held: Held, device: Device) -> Held:
         """Remember it; its bytes are kept as long as its device has not filled its share of the lane."""
@@ -184,6 +266,20 @@ class _Bench:
             self._owners[number(verified)] = Prior(verified.digest, verified.envelope.boot, owner)
 
 
+def _off_since(off_since_ms: int | None, quality: TimeQuality, now_ms: int) -> int | None:
+    if quality is TimeQuality.OK:
+        return None
+    return now_ms if off_since_ms is None else off_since_ms
+
+
+def _beyond(key: Key, envelope: Envelope) -> bool:
+    return key.seq_cutoff is None or envelope.seq > key.seq_cutoff
+
+
 def owns_its_number(reason: Hold) -> bool:
-    """Say whether a held message has a claim to its number; one held because the number was taken has none."""
-    return reason not in (Hold.EQUIVOCATION, Hold.COUNTER_ROLLBACK)
+    """Say whether a held message has a claim to its number.
+
+    One held because the number was taken has none; nor has one under a retired key: who has stolen it could use up the
+    numbers that its owner comes to.
+    """
+    return reason not in (Hold.EQUIVOCATION, Hold.COUNTER_ROLLBACK, Hold.KEY_RETIRED)

@@ -9,7 +9,8 @@ import msgspec
 
 from ingest.core.device import Device
 from ingest.core.message import RawRecord, Reading, Refused, Unreadable, Verified
-from ingest.core.verdict import Hold, TimeQuality, Verdict
+from ingest.core.standing import Accusation
+from ingest.core.verdict import AlertKind, Hold, TimeQuality, Verdict
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
@@ -17,6 +18,7 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
 
     reading: Reading
     quality: TimeQuality
+    clock_off_s: float = 0.0  # for how long its device's clock has been off, by the broker's
 
     @property
     def verified(self) -> Verified:
@@ -64,6 +66,24 @@ class Allowance(msgspec.Struct, frozen=True, gc=False):
     at_ms: int = 0  # since 1970 UTC: long ago, so a new one is full
 
 
+class Strangers(msgspec.Struct, frozen=True, gc=False):
+    """Which ids that nobody has were named in a partition of late: as a bitmap, whose ones are never more than ids."""
+
+    window: int = 0  # its number, counted from 1970 UTC
+    seen: int = 0  # bit n: an id with hash n
+
+
+class Alert(msgspec.Struct, frozen=True, gc=False):
+    """What somebody is to be told of. Who raises it again raises the same, by its id."""
+
+    id: str
+    kind: AlertKind
+    subject: str  # whom it is about: a device id, or else what the kind says
+    record: RawRecord  # the first one that raised it
+    evidence: Mapping[str, str | int | float]
+    verified: Verified | None = None  # what it rests on; None: on what nobody signed
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """All that a batch changes. Consumed = accepted + duplicates + held + refused, always."""
 
@@ -73,9 +93,12 @@ class Outcome(msgspec.Struct, frozen=True):
     held: list[Held]
     refused: list[Refused]
     devices: list[Device]  # the rows that change, by device_no
+    accusations: list[Accusation]  # what speaks against devices, in log order
     counts: Mapping[tuple[Verdict, str], int]  # by verdict and reason ("" where there is none)
     allowance: Allowance = Allowance()  # what the next batch may keep
     shown: Mapping[int, int] = {}  # by offset: how many bytes of a refused message or a duplicate are kept
+    alerts: Sequence[Alert] = ()  # in log order; some may have been raised before
+    strangers: Strangers = Strangers()  # for the next batch to go on with
 
     @property
     def consumed(self) -> int:
@@ -87,14 +110,14 @@ class Outcome(msgspec.Struct, frozen=True):
         return sum(n for (given, _), n in self.counts.items() if given is verdict)
 
 
-def account(judged: Sequence[Judged], devices: list[Device], span: Span) -> Outcome:
+def account(judged: Sequence[Judged], devices: list[Device], accusations: list[Accusation], span: Span) -> Outcome:
     """Sort a batch's verdicts; a record without exactly one verdict is our own fault, and fatal."""
     accepted = [j for j in judged if isinstance(j, Accepted)]
     duplicates = [j for j in judged if isinstance(j, Duplicate)]
     held = [j for j in judged if isinstance(j, Held)]
     refused = [j for j in judged if isinstance(j, Refused)]
     counts = Counter(verdict_of(j) for j in judged)
-    outcome = Outcome(span, accepted, duplicates, held, refused, devices, counts)
+    outcome = Outcome(span, accepted, duplicates, held, refused, devices, accusations, counts)
     positions = span.to_offset - span.from_offset - sum(end - start for start, end in span.skipped)
     assert outcome.consumed == len(judged) == positions, f"{positions} positions, {outcome.consumed} verdicts"
     return outcome

@@ -4,6 +4,8 @@ import hashlib
 
 import msgspec
 
+from ingest.core.verdict import Evidence
+
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The limits of schemas/envelope.md. What does not change a verdict is a setting, and lives in ingest.config."""
@@ -19,6 +21,24 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refused_bytes_per_s_max: int = 65_536  # of all of them in a partition, by the broker's clock
     refused_burst_bytes_max: int = 16 * 2**20  # what may be kept at once after a calm time
     held_bytes_max: int = 64 * 2**20  # of the envelopes that wait for one device
+    weight_equivocation: int = 100
+    weight_clone: int = 100
+    weight_invalid_content: int = 10
+    weight_implausible: int = 10
+    weight_retired_key: int = 10
+    watched_from: int = 20  # suspicion
+    quarantined_from: int = 100
+    suspicion_less_per_h: int = 10
+    guard_devices_min: int = 20  # of a cohort: so many may be quarantined within the window, or
+    guard_share_percent_max: int = 5  # this share of it, whichever is more
+    guard_window_s: int = 600
+    clock_off_s_max: int = 6 * 3_600  # a clock that has been off for so long raises an alert
+    strangers_max: int = 50  # so many ids that nobody has, in a partition within ten minutes, raise one
+
+    def weight_of(self, evidence: Evidence) -> int:
+        """Say how much suspicion one piece of evidence raises."""
+        weight: int = getattr(self, f"weight_{evidence}")
+        return weight
 
     def digest(self) -> bytes:
         """SHA-256 of the policy's canonical JSON: what each verdict records of the rules that it was given under."""

@@ -1,4 +1,4 @@
-"""Which verdicts and reasons are there? The closed sets of schemas/envelope.md, and nothing else."""
+"""Which words are there for what is decided? The closed sets of schemas/envelope.md, of evidence and of alerts."""
 
 from enum import StrEnum
 
@@ -52,3 +52,27 @@ class TimeQuality(StrEnum):
     OK = "ok"
     AHEAD = "ahead"
     BEHIND = "behind"
+
+
+class Evidence(StrEnum):
+    """What speaks against a device. Each counts once for one content: to send it again proves nothing more."""
+
+    EQUIVOCATION = "equivocation"  # two contents under one number
+    CLONE = "clone"  # a new number in an older boot: two units take turns
+    INVALID_CONTENT = "invalid_content"  # a good signature under a payload that is none
+    IMPLAUSIBLE = "implausible"  # or under values that no vehicle has
+    RETIRED_KEY = "retired_key"  # a number beyond the last that a retired key may sign
+
+
+class AlertKind(StrEnum):
+    """What somebody is told of. What each rests on, and how often it may come, is in decisions/feed.md."""
+
+    QUARANTINE = "quarantine"
+    EQUIVOCATION = "equivocation"
+    CLONE = "clone"
+    RETIRED_KEY_USED = "retired_key_used"
+    CLOCK_DRIFT = "clock_drift"
+    FLEET_GUARD = "fleet_guard"  # devices were spared, because too many of their cohort were quarantined
+    REVOKED_KEY_USED = "revoked_key_used"  # a claim: somebody names it, and nothing was verified
+    CROSS_VEHICLE_KEY = "cross_vehicle_key"  # a claim: somebody names one device, and a key of another
+    UNKNOWN_DEVICES = "unknown_devices"  # somebody tries ids

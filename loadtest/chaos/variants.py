@@ -19,7 +19,8 @@ from aiokafka.errors import KafkaError
 from ingest.__main__ import main
 from ingest.adapters.postgres import queries
 from ingest.adapters.postgres.connection import Connection, trouble
-from ingest.adapters.postgres.store import PostgresLease, PostgresStore, PostgresTransaction
+from ingest.adapters.postgres.store import PostgresLease, PostgresStore
+from ingest.adapters.postgres.transaction import PostgresTransaction
 from ingest.core.device import Device
 from ingest.core.outcome import Outcome
 from ingest.ports import FencedError, Mark, TroubleError
@@ -124,7 +125,7 @@ async def _move_offset_last(self: PostgresLease) -> AsyncIterator[PostgresTransa
 
 
 async def _move(batch: PostgresTransaction, outcome: Outcome) -> None:
-    stamp, span = batch._stamp, outcome.span  # noqa: SLF001 (as above)
+    stamp, span = batch.stamp, outcome.span
     ours = stamp.topic_no, stamp.partition, stamp.owner_epoch
     if await batch._connection.execute(MOVE, *ours, span.from_offset, span.to_offset) != "UPDATE 1":  # noqa: SLF001 (as above)
         raise FencedError(f"partition {stamp.partition}: another worker owns it")

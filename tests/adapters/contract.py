@@ -12,23 +12,24 @@ import schemas
 from ingest.adapters.memory.store import MemoryStore
 from ingest.adapters.memory.wire import QUIET
 from ingest.adapters.postgres.connection import connect
+from ingest.adapters.postgres.provenance import Provenance
 from ingest.adapters.postgres.registry import Entry, import_devices
-from ingest.adapters.postgres.store import PostgresStore, Provenance
+from ingest.adapters.postgres.store import PostgresStore
 from ingest.core.device import Algorithm, Device, Key, KeyState, Sender, Standing
 from ingest.core.evidence import allot
-from ingest.core.judge import judge, suspects
 from ingest.core.message import Envelope, Examined, RawRecord, Reading, Refused, Sample, Verified
 from ingest.core.outcome import Allowance, Outcome, span_of
 from ingest.core.payload import load
 from ingest.core.policy import Policy
 from ingest.core.verdict import Refusal
+from ingest.decision import decide
 from ingest.ports import Lease, Store, Transaction
 
 TOPIC = "telemetry.test"
 NOW_S = int(time.time())
 CATALOGUE = load(schemas.read_telemetry())
 SCHEMA = min(CATALOGUE.known)
-POLICY = Policy(ledger_ranges_max=4)
+POLICY = Policy(ledger_ranges_max=4, quarantined_from=10**9)
 EMPTY = Allowance()
 DEVICES = ("tcu-1", "tcu-2", "tcu-3")
 Verdicts = dict[tuple[int, int], tuple[str, str]]  # by partition and offset
@@ -179,10 +180,8 @@ async def weigh(lease: Lease, *saids: Said | None, partition: int = 0) -> Outcom
 async def settle(
     transaction: Transaction, messages: Sequence[Examined], offset: int, allowance: Allowance = EMPTY
 ) -> Outcome:
-    devices = await transaction.recall(messages)
-    priors = await transaction.priors(suspects(messages, devices))
     records = [m.record if isinstance(m, Refused) else m.verified.record for m in messages]
-    outcome = allot(judge(messages, devices, priors, POLICY, span_of(records, offset)), allowance, POLICY)
+    outcome = allot(await decide(transaction, messages, POLICY, span_of(records, offset)), allowance, POLICY)
     await transaction.commit(outcome)
     return outcome
 

@@ -8,7 +8,7 @@ import pytest
 
 import schemas
 from ingest.adapters.postgres.connection import connect
-from ingest.adapters.postgres.store import table_of
+from ingest.adapters.postgres.provenance import table_of
 from ingest.core.payload import load
 from ingest.core.schema import Array, Choice, Field, Flag, Number, Record, Text, Type, Width
 

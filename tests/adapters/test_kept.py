@@ -8,18 +8,19 @@ import pytest
 import schemas
 from ingest.adapters.memory.log import MemoryLog
 from ingest.adapters.postgres.connection import connect
+from ingest.adapters.postgres.provenance import Provenance
 from ingest.adapters.postgres.registry import Entry, import_devices
-from ingest.adapters.postgres.store import PostgresStore, Provenance
+from ingest.adapters.postgres.store import PostgresStore
 from ingest.core.device import Algorithm
 from ingest.core.evidence import allot
 from ingest.core.examine import Examiner
-from ingest.core.judge import judge, suspects
 from ingest.core.message import Examined, RawRecord, Refused
 from ingest.core.outcome import Outcome, span_of
 from ingest.core.payload import load
 from ingest.core.policy import Policy
 from ingest.core.signature import Portable
 from ingest.core.verdict import Refusal
+from ingest.decision import decide
 from ingest.ports import TroubleError
 from ingest.worker import Worker
 from tests.core.court import EPOCH, NOW_MS, Say, examined
@@ -39,9 +40,7 @@ async def weigh(database: str, messages: Sequence[Examined], policy: Policy = PO
     store = PostgresStore(database, Provenance("test", "none", policy, load(schemas.read_telemetry()).schemas))
     records = [m.record if isinstance(m, Refused) else m.verified.record for m in messages]
     async with store.take_over("t", 0) as lease, lease.transaction() as transaction:
-        devices = await transaction.recall(messages)
-        priors = await transaction.priors(suspects(messages, devices))
-        outcome = judge(messages, devices, priors, policy, span_of(records, lease.next_offset))
+        outcome = await decide(transaction, messages, policy, span_of(records, lease.next_offset))
         await transaction.commit(allot(outcome, lease.allowance, policy))
 
 

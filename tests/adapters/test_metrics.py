@@ -43,7 +43,7 @@ def accepted(device_id: str, *kinds: str) -> Accepted:
 
 
 def outcome_of(judged: list[Judged], partition: int = 0) -> Outcome:
-    return account(judged, [], Span("telemetry.raw", partition, 100, 100 + len(judged)))
+    return account(judged, [], [], Span("telemetry.raw", partition, 100, 100 + len(judged)))
 
 
 def every_verdict(device_id: str) -> list[Judged]:
@@ -86,7 +86,7 @@ def test_a_batch_is_counted_by_verdict_and_reason() -> None:
 def test_offsets_that_the_log_skipped_are_not_consumed() -> None:
     metrics = Metrics("0.1.0", "portable")
     judged: list[Judged] = [accepted("d", "VehicleState"), Duplicate(verified("d"))]
-    metrics.batch(account(judged, [], Span("telemetry.raw", 0, 100, 105, ((101, 104),))), 0.1, 0)
+    metrics.batch(account(judged, [], [], Span("telemetry.raw", 0, 100, 105, ((101, 104),))), 0.1, 0)
     assert value(metrics, "consumed_total") == 2
 
 

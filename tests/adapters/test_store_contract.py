@@ -2,7 +2,7 @@
 
 import pytest
 
-from ingest.core.judge import KeysMovedError, Prior, Suspect, number
+from ingest.core.judge import KeysMovedError, Prior, Suspect, accountable, number
 from ingest.core.message import Reading
 from ingest.core.sequence import Ledger
 from ingest.core.verdict import Hold, Verdict
@@ -62,9 +62,9 @@ async def test_an_exception_inside_a_transaction_leaves_nothing_behind(world: Wo
 async def test_a_device_row_comes_back_as_it_was_written(world: World) -> None:
     async with take(world) as lease:
         await weigh(lease, *[Said(seq) for seq in (5, 6, 9, 12, 15, 18)], Said(20, boot=b"boot-two"), Said(99, epoch=8))
-        messages = await examined(lease, [Said(21)], lease.next_offset)
+        messages = await examined(lease, [Said(21, boot=b"boot-two")], lease.next_offset)
         async with lease.transaction() as transaction:
-            (device,) = (await transaction.recall(messages)).values()
+            (device,) = (await transaction.recall(accountable(messages))).values()
             raise_away = await settle(transaction, messages, lease.next_offset)
     assert raise_away.total(Verdict.ACCEPTED) == 1
     assert device.ledgers[7] == Ledger((12, 13, 15, 16, 18, 19, 20, 21), 10, 5, 20, 7)
@@ -80,7 +80,7 @@ async def test_priors_are_found_stored_or_held_whenever_they_were_issued(world: 
         messages = await examined(lease, asked, lease.next_offset)
         verified = [m.verified for m in messages if isinstance(m, Reading)]
         async with lease.transaction() as transaction:
-            await transaction.recall(messages)
+            await transaction.recall(accountable(messages))
             priors = await transaction.priors([Suspect(one, stored=True, held=True) for one in verified])
             await settle(transaction, messages, lease.next_offset)
     first, again, second, third = (sorted(priors.get(number(v), []), key=lambda prior: prior.digest) for v in verified)

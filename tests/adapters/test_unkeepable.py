@@ -10,15 +10,16 @@ from msgspec.structs import replace
 
 from ingest.adapters.memory.log import MemoryLog
 from ingest.adapters.postgres.connection import connect
+from ingest.adapters.postgres.provenance import Provenance
 from ingest.adapters.postgres.registry import import_devices, read_lines
-from ingest.adapters.postgres.store import PostgresStore, Provenance
+from ingest.adapters.postgres.store import PostgresStore
 from ingest.core.examine import Examiner
-from ingest.core.judge import judge
 from ingest.core.message import Examined, RawRecord, Reading
 from ingest.core.outcome import Outcome, span_of
 from ingest.core.policy import Policy
 from ingest.core.signature import Portable
 from ingest.core.verdict import Verdict
+from ingest.decision import decide
 from ingest.ports import Lease, UnkeepableError
 from ingest.worker import Worker
 from tests.adapters.contract import CATALOGUE, Postgres, Said, examined, record, settle_late, take, weigh
@@ -147,6 +148,5 @@ async def test_an_argument_that_the_driver_cannot_take_is_known_for_what_it_is(p
 
 async def settle_with_held(lease: Lease, messages: Sequence[Examined], held: int) -> None:
     async with lease.transaction() as transaction:
-        devices = await transaction.recall(messages)
-        outcome = judge(messages, devices, {}, Policy(), span_of([record(0, Said(1))], 0))
+        outcome = await decide(transaction, messages, Policy(), span_of([record(0, Said(1))], 0))
         await transaction.commit(replace(outcome, devices=[replace(row, held=held) for row in outcome.devices]))

@@ -6,16 +6,19 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from ingest.core.device import Algorithm, Device, Key, KeyState, Sender, Standing
-from ingest.core.judge import Number, Prior, judge, number, owns_its_number, suspects
+from ingest.core.judge import Content, Number, Past, Prior, judge, number, owns_its_number, suspects
 from ingest.core.message import Envelope, Examined, RawRecord, Reading, Refused, Sample, Unreadable, Verified
-from ingest.core.outcome import Accepted, Duplicate, Held, Outcome, span_of, verdict_of
+from ingest.core.outcome import Accepted, Duplicate, Held, Outcome, Span, span_of, verdict_of
 from ingest.core.policy import Policy
 from ingest.core.sequence import Ledger
+from ingest.core.standing import Cohort, Trips
 from ingest.core.verdict import Refusal
 
 NOW_MS = 1_790_000_000_000
 DAY_S = 86_400.0
 EPOCH = 7
+
+PATIENT = Policy(quarantined_from=10**9)  # where standing is not what a test is about
 
 
 class Say(msgspec.Struct, frozen=True):
@@ -33,20 +36,24 @@ class Say(msgspec.Struct, frozen=True):
     device_no: int = 1
     key_version: int = 1
     value: bytes = b""  # the envelope's bytes
+    refused: Refusal | None = None  # what it is verified, and refused for
+    at_ms: int = NOW_MS  # the broker's clock
 
 
 def examined(say: Say, offset: int) -> Examined:
     """Give what an examination would."""
-    record = RawRecord("t", 0, offset, NOW_MS, say.value)
+    record = RawRecord("t", 0, offset, say.at_ms, say.value)
     claims = (say.epoch, say.seq, say.boot.encode(), "1.0", bytes(32))
     envelope = Envelope(
-        record, -8, b"k", f"d-{say.device_no}", NOW_MS / 1000 - say.late_s, None, *claims, b"", b"", b""
+        record, -8, b"k", f"d-{say.device_no}", say.at_ms / 1000 - say.late_s, None, *claims, b"", b"", b""
     )
     if not say.authentic:
         return Refused(envelope, Refusal.BAD_SIGNATURE, "it does not hold")
     key = Key(say.device_no, b"k", Algorithm.ED25519, bytes(32), say.key, 0, None, say.cutoff)
     sender = Sender(say.device_no, say.device_no, 1, say.key_version, {b"k": key})
     verified = Verified(envelope, sender, key, say.content.encode().ljust(32))
+    if say.refused is not None:
+        return Refused(verified, say.refused, "it makes no sense")
     return Reading(verified, 1, (Sample("State", {}),)) if say.readable else Unreadable(verified, 2)
 
 
@@ -56,6 +63,8 @@ class Court:
     def __init__(self, *devices: Device, policy: Policy | None = None) -> None:
         self.devices = {device.device_no: device for device in devices or (trusted(),)}
         self.known: dict[Number, list[Prior]] = defaultdict(list)
+        self.accused: set[Content] = set()
+        self.trips = dict[Cohort, Trips]()  # what happened of late
         self.policy = policy or Policy()
         self.next_offset = 0
 
@@ -82,11 +91,12 @@ class Court:
         messages = [examined(say, self.next_offset + at) for at, say in enumerate(says)]
         asked = [number(suspect.verified) for suspect in suspects(messages, self.devices)]
         priors: Mapping[Number, list[Prior]] = {one: self.known[one] for one in asked if one in self.known}
-        records = [m.record if isinstance(m, Refused) else m.verified.record for m in messages]
-        return judge(messages, self.devices, priors, self.policy, span_of(records, self.next_offset))
+        past = Past(self.devices, priors, self.accused, self.trips)
+        return judge(messages, past, self.policy, span(messages, self.next_offset))
 
     def _commit(self, outcome: Outcome) -> None:
         self.next_offset = outcome.span.to_offset
+        self.accused.update((a.verified.sender.device_no, a.verified.digest) for a in outcome.accusations)
         self.devices.update({device.device_no: device for device in outcome.devices})
         for one in outcome.accepted:
             self._remember(one.verified, owner=True)
@@ -95,6 +105,11 @@ class Court:
 
     def _remember(self, verified: Verified, *, owner: bool) -> None:
         self.known[number(verified)].append(Prior(verified.digest, verified.envelope.boot, owner))
+
+
+def span(messages: Iterable[Examined], next_offset: int) -> Span:
+    """Measure these messages as a batch."""
+    return span_of([m.record if isinstance(m, Refused) else m.verified.record for m in messages], next_offset)
 
 
 def _words(outcome: Outcome) -> Iterable[tuple[int, str]]:

@@ -128,7 +128,6 @@ def test_every_deserved_reason_occurs(mixed: list[Send]) -> None:
         Refusal.KEY_NOT_VALID,
         Refusal.EPOCH_CLOSED,
         Refusal.POISON,
-        Hold.QUARANTINED,
         Hold.KEY_RETIRED,
         Hold.RATE_LIMITED,
     }

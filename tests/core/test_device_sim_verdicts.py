@@ -15,11 +15,11 @@ from ingest.core import payload
 from ingest.core.device import Device, Key, KeyState, Sender, Standing
 from ingest.core.enrolment import admit
 from ingest.core.examine import Examiner
-from ingest.core.judge import judge, suspects
 from ingest.core.message import RawRecord
 from ingest.core.outcome import span_of
 from ingest.core.policy import Policy
 from ingest.core.signature import Portable
+from ingest.decision import decide
 from schemas import read_telemetry
 
 START_S = 1_795_000_000.0
@@ -55,10 +55,8 @@ async def weigh(store: MemoryStore, partition: int, records: list[RawRecord]) ->
             read = examiner.read(batch)
             examined = examiner.examine(read, await lease.key_ring(read))
             async with lease.transaction() as transaction:
-                devices = await transaction.recall(examined)
-                priors = await transaction.priors(suspects(examined, devices))
-                outcome = judge(examined, devices, priors, Policy(), span_of(batch, lease.next_offset))
-                await transaction.commit(outcome)
+                span = span_of(batch, lease.next_offset)
+                await transaction.commit(await decide(transaction, examined, Policy(), span))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -31,7 +31,7 @@ def weigh(allowance: Allowance, *ended: Ended, offset: int = 0, policy: Policy =
     """Give what comes of a batch of these."""
     records = [RawRecord("t", 0, at, NOW_MS + one.at_ms, bytes(one.size)) for at, one in enumerate(ended, offset)]
     judged = [_judged(record, one.why) for record, one in zip(records, ended, strict=True)]
-    return allot(account(judged, [], span_of(records, offset)), allowance, policy)
+    return allot(account(judged, [], [], span_of(records, offset)), allowance, policy)
 
 
 def _judged(record: RawRecord, why: str) -> Refused | Duplicate:
@@ -103,7 +103,7 @@ def test_a_million_forgeries_fill_what_was_allowed_and_no_more_and_are_counted_e
     for start in range(0, count, 8_000):
         records = [RawRecord("t", 0, at, NOW_MS + at * 1000 // per_s, value) for at in range(start, start + 8_000)]
         forged = [Refused(record, Refusal.BAD_SIGNATURE, "it does not hold") for record in records]
-        outcome = allot(account(forged, [], span_of(records, start)), allowance, policy)
+        outcome = allot(account(forged, [], [], span_of(records, start)), allowance, policy)
         allowance = outcome.allowance
         kept += sum(outcome.shown.values())
         refused += outcome.total(Verdict.REFUSED)

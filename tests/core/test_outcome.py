@@ -5,7 +5,7 @@ import pytest
 from ingest.core.message import RawRecord, Refused
 from ingest.core.outcome import Accepted, Duplicate, Held, Judged, Span, account, hash_of, span_of, verdict_of
 from ingest.core.verdict import Hold, Refusal, TimeQuality, Verdict
-from tests.core.court import Court, Say, examined
+from tests.core.court import PATIENT, Court, Say, examined
 
 
 def record(offset: int) -> RawRecord:
@@ -41,7 +41,7 @@ def test_a_record_that_was_judged_already_is_our_own_fault(offsets: list[int]) -
 
 def test_consumed_is_the_sum_of_the_verdicts() -> None:
     says = [Say(1), Say(1), Say(2), Say(1, content="b"), Say(3, readable=False), Say(9, authentic=False)]
-    outcome = Court().judge(*says)
+    outcome = Court(policy=PATIENT).judge(*says)
     assert {verdict: outcome.total(verdict) for verdict in Verdict} == {
         Verdict.ACCEPTED: 2,
         Verdict.DUPLICATE: 1,
@@ -59,13 +59,13 @@ def test_consumed_is_the_sum_of_the_verdicts() -> None:
 
 
 def test_skipped_positions_need_no_verdict() -> None:
-    assert account([refused(5), refused(7)], [], Span("t", 3, 5, 8, ((6, 7),))).consumed == 2
+    assert account([refused(5), refused(7)], [], [], Span("t", 3, 5, 8, ((6, 7),))).consumed == 2
 
 
 @pytest.mark.parametrize("offsets", [[], [5], [5, 6, 7]], ids=["none", "one lost", "one too many"])
 def test_a_batch_with_a_verdict_too_few_or_too_many_is_never_committed(offsets: list[int]) -> None:
     with pytest.raises(AssertionError, match="2 positions"):
-        account([refused(offset) for offset in offsets], [], Span("t", 3, 5, 7))
+        account([refused(offset) for offset in offsets], [], [], Span("t", 3, 5, 7))
 
 
 def test_every_verdict_has_its_name_and_reason() -> None:

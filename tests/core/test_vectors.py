@@ -8,7 +8,7 @@ import schemas
 from ingest.core.device import Device, Standing
 from ingest.core.envelope import EXTERNAL_AAD
 from ingest.core.examine import Examiner
-from ingest.core.judge import judge
+from ingest.core.judge import Past, judge
 from ingest.core.message import Envelope, Examined, Reading, Refused, Verified
 from ingest.core.outcome import span_of
 from ingest.core.payload import load
@@ -49,7 +49,7 @@ def weigh(vector: Vector) -> tuple[Verdict, str]:
         sender.device_no: Device(sender.device_no, Standing.TRUSTED, sender.key_version, epochs[device_id], 0, (), {})
         for device_id, sender in VECTORS.ring(None).senders.items()
     }
-    outcome = judge([examined(vector)], devices, {}, vector.rules(), span_of([vector.record()], 0))
+    outcome = judge([examined(vector)], Past(devices, {}), vector.rules(), span_of([vector.record()], 0))
     (found,) = outcome.counts
     return found
 

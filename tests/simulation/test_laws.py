@@ -8,10 +8,17 @@ from msgspec.structs import replace
 from device_sim.fault import Fault
 from ingest.adapters.memory.store import MemoryStore
 from ingest.core.message import RawRecord
-from ingest.core.verdict import Verdict
+from ingest.core.verdict import AlertKind, Verdict
 from tests.simulation import corridor
 
 FORGERIES = {Fault.FORGED, Fault.TAMPERED, Fault.DOMAIN_CONFUSION, Fault.MALFORMED, Fault.WRONG_DEVICE_KEY}
+
+RAISED_BY_FLEET = {
+    AlertKind.CLOCK_DRIFT,
+    AlertKind.CROSS_VEHICLE_KEY,
+    AlertKind.EQUIVOCATION,
+    AlertKind.QUARANTINE,
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +79,8 @@ def test_batches_do_not_matter(sent: corridor.Traffic, batch_records_max: int, b
     corridor.run(one, cut, batch_records_max, batch_samples_max)
     assert corridor.verdicts(cut) == corridor.verdicts(whole)
     assert cut.devices == whole.devices
+    assert list(cut.alerts.values()) == list(whole.alerts.values())
+    assert {alert.kind for alert in whole.alerts.values()} >= RAISED_BY_FLEET
 
 
 def _as_one_partition(sent: corridor.Traffic) -> list[RawRecord]:

@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
 from ingest.adapters.memory.wire import QUIET, Connection, Wire
 from ingest.core.device import Device, KeyRing, Sender
-from ingest.core.judge import Number, Prior, Priors, Suspect, number, owns_its_number
-from ingest.core.message import Envelope, Examined, Refused, Verified
-from ingest.core.outcome import Accepted, Allowance, Duplicate, Held, Outcome, Span, verdict_of
+from ingest.core.judge import Content, Number, Prior, Priors, Suspect, number, owns_its_number
+from ingest.core.message import Envelope, Refused, Verified
+from ingest.core.outcome import Accepted, Alert, Allowance, Duplicate, Held, Outcome, Span, Strangers, verdict_of
+from ingest.core.standing import Accusation, Cohort, Trips, quarantines
 from ingest.core.verdict import Verdict
 from ingest.ports import FencedError, Mark, Store, UnkeepableError
 
@@ -27,6 +29,7 @@ class Owned(msgspec.Struct):
     log_id: str | None = None
     record_hash: bytes | None = None
     allowance: Allowance = Allowance()
+    strangers: Strangers = Strangers()
     attempts: int = 0
     attempt_offset: int | None = None
     halted_why: str | None = None
@@ -47,8 +50,11 @@ class MemoryStore:
         self.batches: list[Span] = []
         self.leases: dict[tuple[str, int], Owned] = defaultdict(Owned)
         self.shown: dict[Position, int] = {}  # how many bytes are kept of what was refused
+        self.accusations: dict[Content, Accusation] = {}
+        self.alerts: dict[str, Alert] = {}  # by id, in the order of their rows
         self.unkeepable = frozenset(unkeepable)  # the values of records whose rows it refuses
         self.locks: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.cohorts: dict[Cohort, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def through(self, wire: Wire) -> Store:
         """Give the store as the client at the other end of this wire sees it."""
@@ -67,7 +73,17 @@ class MemoryStore:
         for offset, verdict in _verdicts(outcome):
             self.verdicts[span.topic, span.partition, offset].append(verdict)
         self.shown.update({(span.topic, span.partition, offset): size for offset, size in outcome.shown.items()})
+        self.accusations.update({(a.verified.sender.device_no, a.verified.digest): a for a in outcome.accusations})
+        for alert in outcome.alerts:
+            self.alerts.setdefault(alert.id, alert)
         self.batches.append(span)
+
+    def trips(self, cohort: Cohort) -> Trips:
+        """Count what happened to a cohort."""
+        fallen = [a for a in quarantines(self.accusations.values()) if a.cohort == cohort]
+        tenants = {sender.device_no: sender.tenant_no for sender in self.senders.values()}
+        alike = [d for d in self.devices.values() if (tenants[d.device_no], d.software) == cohort]
+        return Trips(tuple(a.verified.record.received_at_ms for a in fallen), len(alike))
 
     def write_devices(self, devices: Iterable[Device]) -> None:
         """Write device rows."""
@@ -122,7 +138,7 @@ class MemoryLease:
         self.owner_epoch = owned.owner_epoch
         self.mark = Mark(owned.next_offset, owned.log_id, owned.record_hash)
         self.attempts = owned.attempts
-        self.allowance = owned.allowance
+        self.allowance, self.strangers = owned.allowance, owned.strangers
 
     @property
     def next_offset(self) -> int:
@@ -168,7 +184,8 @@ class MemoryLease:
             batch = MemoryTransaction(self._store, self._connection, self._owned, self.owner_epoch)
             yield batch
         if batch.outcome is not None:
-            span, self.allowance = batch.outcome.span, batch.outcome.allowance
+            span, outcome = batch.outcome.span, batch.outcome
+            self.allowance, self.strangers = outcome.allowance, outcome.strangers
             self.mark = Mark(span.to_offset, self.mark.log_id, span.record_hash)
 
 
@@ -182,9 +199,9 @@ class MemoryTransaction:
         self._owner_epoch = owner_epoch
         self.outcome: Outcome | None = None
 
-    async def recall(self, examined: Iterable[Examined]) -> Mapping[int, Device]:
+    async def recall(self, accountable: Iterable[Verified]) -> Mapping[int, Device]:
         """See ingest.ports.Transaction."""
-        numbers = sorted({m.verified.sender.device_no for m in examined if not isinstance(m, Refused)})
+        numbers = sorted({verified.sender.device_no for verified in accountable})
         async with self._connection.call("recall"):
             for device_no in numbers:
                 await self._connection.lock(self._store.locks[device_no])
@@ -195,6 +212,20 @@ class MemoryTransaction:
         async with self._connection.call("priors"):
             numbers = [number(suspect.verified) for suspect in suspects]
             return {asked: list(self._store.stored[asked]) for asked in numbers if asked in self._store.stored}
+
+    async def known(self, blamed: Sequence[Verified]) -> AbstractSet[Content]:
+        """See ingest.ports.Transaction."""
+        if not blamed:
+            return frozenset()
+        async with self._connection.call("known"):
+            return {(v.sender.device_no, v.digest) for v in blamed} & self._store.accusations.keys()
+
+    async def trips(self, cohorts: Collection[Cohort]) -> Mapping[Cohort, Trips]:
+        """See ingest.ports.Transaction."""
+        async with self._connection.call("trips"):
+            for cohort in sorted(cohorts):
+                await self._connection.lock(self._store.cohorts[cohort])
+            return {cohort: self._store.trips(cohort) for cohort in cohorts}
 
     async def commit(self, outcome: Outcome) -> None:
         """See ingest.ports.Transaction: takes effect at the end of the block."""
@@ -220,7 +251,8 @@ class MemoryTransaction:
 
     def _move(self, outcome: Outcome) -> None:
         span, owned = outcome.span, self._owned
-        owned.next_offset, owned.record_hash, owned.allowance = span.to_offset, span.record_hash, outcome.allowance
+        owned.next_offset, owned.record_hash = span.to_offset, span.record_hash
+        owned.allowance, owned.strangers = outcome.allowance, outcome.strangers
 
 
 def _remembered(outcome: Outcome) -> list[tuple[Verified, bool]]:

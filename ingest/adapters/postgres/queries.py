@@ -44,7 +44,8 @@ TAKE_OVER = """
         attempt_offset = next_offset
     from store.topic t
     where t.topic_no = l.topic_no and l.topic_no = $1 and partition = $2
-    returning owner_epoch, next_offset, log_id, record_hash, attempts, shown_bytes, shown_at"""
+    returning owner_epoch, next_offset, log_id, record_hash, attempts, shown_bytes, shown_at,
+        strangers_window, strangers"""
 
 LOG_ID = """
     update store.topic set log_id = $2 where topic_no = $1 and log_id is null"""
@@ -63,7 +64,8 @@ RELEASE = """
     where topic_no = $1 and partition = $2 and owner_epoch = $3"""
 
 MOVE_OFFSET = """
-    update store.partition_lease set next_offset = $5, record_hash = $6, shown_bytes = $7, shown_at = $8
+    update store.partition_lease set next_offset = $5, record_hash = $6, shown_bytes = $7, shown_at = $8,
+        strangers_window = $9, strangers = $10
     where topic_no = $1 and partition = $2 and owner_epoch = $3 and next_offset = $4"""
 
 # Resumption ----------------------------------------------------------------------------------------------------------
@@ -136,7 +138,7 @@ REGISTERED_KIDS = """
 
 RECALL = """
     select device_no, standing, key_version, epoch, held, held_bytes, boots, seen::text, seen_floor, lowest, highest,
-           accepted
+           accepted, suspicion, suspicion_at, software, clock_off_since
     from store.device_state where device_no = any($1) order by device_no for no key update"""
 
 RECALL_CLOSED = """
@@ -167,7 +169,7 @@ PRIOR_HELD_OWNERS = """
     cross join lateral (
         select digest, boot from store.held h
         where (h.device_no, h.epoch, h.seq) = (n.device_no, n.epoch, n.seq)
-        and h.reason not in ('equivocation', 'counter_rollback') limit 1
+        and h.reason not in ('equivocation', 'counter_rollback', 'key_retired') limit 1
     ) h"""
 
 PRIOR_HELD_CONTENTS = """
@@ -176,8 +178,26 @@ PRIOR_HELD_CONTENTS = """
     cross join lateral (
         select boot from store.held h
         where (h.device_no, h.epoch, h.seq, h.digest) = (n.device_no, n.epoch, n.seq, n.digest)
-        and h.reason in ('equivocation', 'counter_rollback') limit 1
+        and h.reason in ('equivocation', 'counter_rollback', 'key_retired') limit 1
     ) h"""
+
+KNOWN_CONTENTS = """
+    select a.device_no, a.digest from store.accusation a
+    join unnest($1::bigint[], $2::bytea[]) n (device_no, digest) using (device_no, digest)"""
+
+# In the order of the cohorts, after the device rows: two batches that count the same cohort count one after the other.
+LOCK_COHORT = "select pg_advisory_xact_lock(hashtextextended($2, $1))"
+
+TRIPS = """
+    select received_at from store.accusation
+    where tenant_no = $1 and software = $2 and after = 'quarantined' and before <> 'quarantined'
+    order by received_at desc limit 20000"""
+
+COHORT_DEVICES = """
+    select count(*) from (
+        select from store.device_state s join store.device d using (device_no) join store.vehicle v using (vehicle_no)
+        where s.software = $2 and v.tenant_no = $1 limit 200000
+    ) cohort"""
 
 # Commit --------------------------------------------------------------------------------------------------------------
 
@@ -185,10 +205,14 @@ UPDATE_DEVICES = """
     update store.device_state s set
         held = u.held, held_bytes = u.held_bytes, boots = u.boots,
         seen = u.seen::int8multirange, seen_floor = u.seen_floor,
-        lowest = u.lowest, highest = u.highest, accepted = u.accepted
+        lowest = u.lowest, highest = u.highest, accepted = u.accepted,
+        standing = u.standing, suspicion = u.suspicion, suspicion_at = u.suspicion_at, software = u.software,
+        clock_off_since = u.clock_off_since
     from unnest($1::bigint[], $2::integer[], $3::bytea[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
-                $8::bigint[], $9::bigint[])
-        u (device_no, held, boots, seen, seen_floor, lowest, highest, accepted, held_bytes)
+                $8::bigint[], $9::bigint[], $10::text[], $11::integer[], $12::timestamptz[], $13::text[],
+                $14::timestamptz[])
+        u (device_no, held, boots, seen, seen_floor, lowest, highest, accepted, held_bytes, standing, suspicion,
+           suspicion_at, software, clock_off_since)
     where s.device_no = u.device_no"""
 
 UPDATE_CLOSED = """
@@ -207,6 +231,82 @@ BATCH = """
 SKIPPED = """
     insert into store.skipped (topic_no, partition, from_offset, to_offset)
     select $1, $2, * from unnest($3::bigint[], $4::bigint[])"""
+
+# Alerts --------------------------------------------------------------------------------------------------------------
+
+# Whose the number was that somebody else used: stored, or held.
+OWNERS = """
+    select n.device_no, n.epoch, n.seq, encode(o.digest, 'hex') as digest, t.topic, t.incarnation, o.partition,
+           o.kafka_offset
+    from unnest($1::bigint[], $2::bigint[], $3::bigint[]) n (device_no, epoch, seq)
+    cross join lateral (
+        (select digest, topic_no, partition, kafka_offset from store.message m
+         where (m.device_no, m.epoch, m.seq) = (n.device_no, n.epoch, n.seq) limit 1)
+        union all
+        (select digest, topic_no, partition, kafka_offset from store.held h
+         where (h.device_no, h.epoch, h.seq) = (n.device_no, n.epoch, n.seq)
+         and h.reason not in ('equivocation', 'counter_rollback', 'key_retired') limit 1)
+        limit 1
+    ) o join store.topic t using (topic_no)"""
+
+# In log order: those of a device are written under its row's lock, so their numbers are in the order of the commits.
+# No two transactions write the same one at the same time, but for one whose lease was taken away.
+RAISE = """
+    insert into store.alert (alert_id, kind, subject, tenant_no, raised_at, topic_no, partition, kafka_offset, evidence,
+                             judged_by)
+    select alert_id, kind, subject, tenant_no, raised_at, $6, partition, kafka_offset, evidence::jsonb, $7
+    from unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::timestamptz[], $8::integer[], $9::bigint[],
+                $10::text[]) with ordinality
+        u (alert_id, kind, subject, tenant_no, raised_at, partition, kafka_offset, evidence, at)
+    order by u.at on conflict (alert_id) do nothing"""
+
+# Held lane -----------------------------------------------------------------------------------------------------------
+
+LOCK_STANDING = """
+    select s.device_no, s.standing, s.suspicion from store.device_state s join store.device d using (device_no)
+    where d.device_id = $1 for no key update of s"""
+
+SET_STANDING = """
+    update store.device_state set standing = $2, suspicion = 0, suspicion_at = 'epoch', key_version = key_version + 1
+    where device_no = $1"""
+
+PARDON = """
+    insert into store.pardon (device_no, before, after, actor, reason) values ($1, $2, $3, $4, $5)"""
+
+UNFINISHED_RELEASE = """
+    select release_no from store.release
+    where done_at is null and (device_no = $1 or reason = $2) order by release_no limit 1"""
+
+RELEASE_DECIDED = """
+    insert into store.release (device_no, reason, actor, why) values ($1, $2, $3, $4) returning release_no"""
+
+LOCK_REVIEW = "select pg_try_advisory_lock(hashtextextended('weighbridge held lane', 0))"  # one at a time
+
+# Those that are not whole cannot be judged again; they stay until a person has their bytes from elsewhere.
+HELD_WAITING = """
+    select h.topic_no, t.topic, h.partition, h.kafka_offset, h.received_at, h.traceparent, h.envelope
+    from store.release r
+    join store.held h on (h.device_no = r.device_no or h.reason = r.reason)
+    join store.topic t using (topic_no)
+    where r.release_no = $1 and coalesce(h.release_no, 0) < $1 and h.envelope is not null
+    order by h.topic_no, h.partition, h.kafka_offset limit $2"""
+
+HELD_DEVICES = """
+    select distinct device_no from store.held where topic_no = $1 and partition = $2 and kafka_offset = any($3)"""
+
+TAKE_OUT = """
+    delete from store.held where topic_no = $1 and partition = $2 and kafka_offset = any($3)
+    returning device_no, digest, envelope_bytes"""
+
+HELD_AGAIN = """
+    update store.held set release_no = $4 where topic_no = $1 and partition = $2 and kafka_offset = any($3)"""
+
+RELEASE_COUNTED = """
+    update store.release set
+        accepted = accepted + $2, duplicate = duplicate + $3, held = held + $4, refused = refused + $5
+    where release_no = $1"""
+
+RELEASE_DONE = "update store.release set done_at = clock_timestamp() where release_no = $1"
 
 # Days ----------------------------------------------------------------------------------------------------------------
 

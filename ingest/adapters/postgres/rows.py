@@ -4,9 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, assert_never
 
+import msgspec
+
 from ingest.core.device import Device
 from ingest.core.message import Envelope, RawRecord, Refused, Verified
-from ingest.core.outcome import Accepted, Duplicate, Held, Outcome
+from ingest.core.outcome import Accepted, Alert, Duplicate, Held, Outcome
 from ingest.core.sequence import Ledger
 from ingest.core.verdict import Verdict
 
@@ -26,6 +28,10 @@ HELD = (
 EXCEPTION = (
     "topic_no", "partition", "kafka_offset", "verdict", "reason", "detail", "received_at", "reached", "device_id",
     "epoch", "seq", "digest", "judged_by", "envelope_bytes", "envelope",
+)  # fmt: skip
+ACCUSATION = (
+    "device_no", "digest", "evidence", "weight", "before", "after", "spared", "tenant_no", "software", "epoch", "seq",
+    "topic_no", "partition", "kafka_offset", "received_at", "judged_by",
 )  # fmt: skip
 SAMPLE = ("device_no", "epoch", "seq", "sample_no", "issued_at", "recorded_at")
 
@@ -136,6 +142,38 @@ def _record_of(one: Duplicate | Refused) -> RawRecord:
     return one.verified.record if isinstance(one, Duplicate) else one.record
 
 
+def accusations(outcome: Outcome, topic_no: int, judged_by: int) -> list[Row]:
+    """Give the rows of `store.accusation`."""
+    return [
+        (
+            sender.device_no, one.verified.digest, one.evidence.value, one.weight, one.before.value, one.after.value,
+            one.spared, sender.tenant_no, envelope.software, envelope.epoch, envelope.seq,
+            topic_no, record.partition, record.offset, record.received_at_ms * 1000, judged_by,
+        )
+        for one in outcome.accusations
+        for sender, envelope in ((one.verified.sender, one.verified.envelope),)
+        for record in (envelope.record,)
+    ]  # fmt: skip
+
+
+def alerts(raised: Sequence[Alert], owners: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
+    """Give the columns for RAISE: first what names an alert, then where it was raised, and why.
+
+    `owners` says of an equivocation, by its alert's id, where the message is whose number it used.
+    """
+    evidence = [{**one.evidence, **({"first": owners[one.id]} if one.id in owners else {})} for one in raised]
+    return [
+        [one.id for one in raised],
+        [one.kind.value for one in raised],
+        [one.subject for one in raised],
+        [None if one.verified is None else one.verified.sender.tenant_no for one in raised],
+        [one.record.received_at_ms * 1000 for one in raised],
+        [one.record.partition for one in raised],
+        [one.record.offset for one in raised],
+        [msgspec.json.encode(facts).decode() for facts in evidence],
+    ]
+
+
 def devices(changed: Sequence[Device]) -> list[list[Any]]:
     """Give the columns for UPDATE_DEVICES: each device's current epoch."""
     current = [device.ledgers.get(device.epoch, Ledger()) for device in changed]
@@ -145,6 +183,11 @@ def devices(changed: Sequence[Device]) -> list[list[Any]]:
         [b"".join(device.boots) for device in changed],
         *_ledgers(current),
         [device.held_bytes for device in changed],
+        [device.standing.value for device in changed],
+        [device.suspicion for device in changed],
+        [device.suspicion_at_ms * 1000 for device in changed],
+        [device.software for device in changed],
+        [None if device.clock_off_since_ms is None else device.clock_off_since_ms * 1000 for device in changed],
     ]
 
 
