@@ -13,12 +13,15 @@ from device_sim.command import simulate
 from ingest.adapters import http
 from ingest.adapters.kafka import open_log
 from ingest.adapters.postgres.migration import migrate
-from ingest.adapters.postgres.store import PostgresStore, Provenance
+from ingest.adapters.postgres.provenance import Provenance
+from ingest.adapters.postgres.store import PostgresStore
 from ingest.adapters.topics import prepare_topic
 from ingest.build import identify
 from ingest.commands.audit import audit
 from ingest.commands.devices import devices, enrol
+from ingest.commands.held import held
 from ingest.commands.partitions import partitions
+from ingest.commands.quarantine import quarantine
 from ingest.commands.shell import config_option, run, settings_of
 from ingest.commands.tenants import tenants
 from ingest.config import Settings, read_file
@@ -46,7 +49,7 @@ def main(context: click.Context) -> None:
     context.obj = enrol  # how the simulator, which does not know the registry, enrols its fleet
 
 
-for command in (status, down, simulate, check, demo, chaos, devices, tenants, partitions, audit):
+for command in (status, down, simulate, check, demo, chaos, devices, tenants, partitions, audit, quarantine, held):
     main.add_command(command)
 
 

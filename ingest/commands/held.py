@@ -1,0 +1,33 @@
+"""What waits, and why? Messages that are held for one reason are judged again when that reason may be gone."""
+
+from pathlib import Path
+
+import click
+
+from ingest.adapters.postgres.audit import Decision
+from ingest.adapters.postgres.lane import release_reason
+from ingest.commands.quarantine import review
+from ingest.commands.shell import config_option, connected, decision_options, run, settings_of
+from ingest.core.verdict import Hold
+
+
+@click.group
+def held() -> None:
+    """Look after the messages that wait."""
+
+
+@held.command
+@config_option
+@click.argument("held_for", type=click.Choice([hold.value for hold in Hold]))
+@decision_options()
+def rejudge(config: Path | None, held_for: str, decision: Decision) -> None:
+    """Judge again all that is HELD_FOR one reason, such as schema_unknown. Interrupted, it goes on when typed again."""
+    settings = settings_of(config, "database")
+
+    async def work() -> int:
+        async with connected(settings) as connection:
+            release_no = await release_reason(connection, Hold(held_for), decision)
+            await review(connection, settings, release_no)
+        return 0
+
+    run(work())

@@ -1,0 +1,109 @@
+"""A device that two units speak for is caught, what it says waits, and a person lets it out: through the commands."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from deploy import embedded
+from tests.whole.device import Stranger, ed25519_key, encode, state
+from tests.whole.house import House, Record, open_house, wait_for
+
+pytestmark = pytest.mark.real
+
+HELD = 1_200  # more than two batches of a release
+
+
+@pytest.fixture
+def house(servers: embedded.Addresses, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with open_house(servers, tmp_path_factory.mktemp("quarantine"), partitions=1) as house:
+        yield house
+
+
+def enrolled(house: House, name: str) -> Stranger:
+    device = Stranger(name, ed25519_key())
+    house.enrol([device.registration()])
+    return device
+
+
+def weigh(house: House, *values: bytes) -> None:
+    expected = house.consumed() + len(values)
+    house.send([Record(value) for value in values])
+    house.wait_consumed(expected)
+
+
+def verdicts(house: House) -> dict[tuple[str, str], int]:
+    rows = house.query("select verdict, coalesce(reason, ''), count(*) from weighbridge.verdict group by 1, 2")
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
+def shown(house: House, device: Stranger) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(house.run("quarantine", "show", device.name).stdout)
+    return found
+
+
+def test_a_clone_is_quarantined_with_its_evidence_and_released_by_a_person_who_is_written_down(house: House) -> None:
+    clone, honest = enrolled(house, "tcu-clone"), enrolled(house, "tcu-honest")
+    waits = clone.say(2)
+    with house.worker():
+        weigh(house, clone.say(1), clone.say(1, encode(state(speed=1.0))), waits, clone.say(3), honest.say(1))
+        listed = [json.loads(line) for line in house.run("quarantine", "list", "--json").stdout.splitlines()]
+        assert [(row["device_id"], row["standing"], row["held"]) for row in listed] == [("tcu-clone", "quarantined", 3)]
+        found = shown(house, clone)
+        assert [(row["evidence"], row["after"], row["seq"]) for row in found["evidence"]] == [
+            ("equivocation", "quarantined", 1)
+        ]
+        assert found["waiting"] == {"equivocation": 1, "quarantined": 2}
+        house.run("quarantine", "release", "tcu-clone", "--reason", "the copy was found", "--by", "me")
+        assert verdicts(house) == {("accepted", ""): 4, ("held", "equivocation"): 1}
+        weigh(house, clone.say(4), waits)
+    found = shown(house, clone)
+    assert (found["standing"], found["suspicion"], found["held"]) == ("released", 0, 1)
+    assert [(row["after"], row["actor"]) for row in found["transitions"]] == [
+        ("quarantined", "policy"),
+        ("released", "me"),
+    ]
+    assert verdicts(house) == {("accepted", ""): 5, ("duplicate", ""): 1, ("held", "equivocation"): 1}
+    assert "only one that is watched or quarantined" in house.refuse(
+        "quarantine", "release", "tcu-clone", "--reason", "x"
+    )
+    house.check_tiles()
+
+
+def test_a_release_that_is_killed_in_the_middle_goes_on_and_judges_each_message_once(house: House) -> None:
+    device = enrolled(house, "tcu-1")
+    with house.worker():
+        weigh(house, device.say(1), device.say(1, encode(state(speed=1.0))))
+        weigh(house, *[device.say(seq) for seq in range(2, HELD + 2)])
+    assert verdicts(house) == {("accepted", ""): 1, ("held", "equivocation"): 1, ("held", "quarantined"): HELD}
+    command = [sys.executable, "-m", "ingest", "quarantine", "release", "tcu-1", "--reason", "killed in the middle"]
+    with subprocess.Popen(command, env=house.environ, cwd=house.folder, stderr=subprocess.PIPE) as release:
+        assert release.stderr is not None
+        assert b"release 1" in release.stderr.readline()
+        release.send_signal(signal.SIGKILL)
+    done = verdicts(house)["accepted", ""]
+    assert 1 < done <= HELD + 1
+    wait_for(
+        lambda: not house.query("select from pg_stat_activity where application_name = 'weighbridge command'"), str
+    )
+    house.run("quarantine", "release", "tcu-1", "--reason", "once more")
+    assert verdicts(house) == {("accepted", ""): HELD + 1, ("held", "equivocation"): 1}
+    (row,) = house.query("select accepted, held, done_at is not null from weighbridge.release")
+    assert tuple(row) == (HELD, 1, True)
+    house.check_tiles()
+
+
+def test_what_is_held_for_a_schema_is_judged_again_and_held_again_while_the_schema_is_missing(house: House) -> None:
+    device = enrolled(house, "tcu-2")
+    unknown = b"\xc3\x01" + bytes(8) + b"what it says"
+    with house.worker():
+        weigh(house, device.say(1, unknown), device.say(2))
+    house.run("held", "rejudge", "schema_unknown", "--reason", "it may be there now")
+    assert verdicts(house) == {("accepted", ""): 1, ("held", "schema_unknown"): 1}
+    assert [tuple(row) for row in house.query("select reason, held from weighbridge.release")] == [
+        ("schema_unknown", 1)
+    ]
