@@ -1,12 +1,11 @@
 """What have people decided? The record of it, and whether it is whole."""
 
-import json
 from pathlib import Path
 
 import click
 
 from ingest.adapters.postgres.audit import LIST_ROWS_MAX, Head, list_acts, verify
-from ingest.commands.shell import config_option, connected, json_option, run, settings_of
+from ingest.commands.shell import ask, config_option, connected, json_option, run, settings_of, show_rows
 
 
 @click.group
@@ -19,19 +18,10 @@ def audit() -> None:
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:  # noqa: FBT001 (click gives flags so)
     """List who did what to whom, when and why; as JSON, with how things stood before and after."""
-    settings = settings_of(config, "database")
-
-    async def work() -> int:
-        async with connected(settings) as connection:
-            found = await list_acts(connection)
-        if len(found) == LIST_ROWS_MAX:
-            click.echo(f"the last {LIST_ROWS_MAX} acts; the view weighbridge.audit has all", err=True)
-        for row in found:
-            shown = (str(row[name]) for name in ("audit_no", "acted_at", "actor", "act", "subject", "reason"))
-            click.echo(json.dumps(row) if as_json else "  ".join(shown))
-        return 0
-
-    run(work())
+    found = ask(config, list_acts)
+    if len(found) == LIST_ROWS_MAX:
+        click.echo(f"the last {LIST_ROWS_MAX} acts; the view weighbridge.audit has all", err=True)
+    show_rows(found, ("audit_no", "acted_at", "actor", "act", "subject", "reason"), as_json=as_json)
 
 
 def _head(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Head | None:

@@ -15,7 +15,16 @@ from ingest.adapters.postgres.audit import Decision
 from ingest.adapters.postgres.connection import Connection
 from ingest.adapters.postgres.lifecycle import Revoked
 from ingest.adapters.postgres.registry import LIST_ROWS_MAX, Imported, list_devices, read_lines, show_device
-from ingest.commands.shell import config_option, connected, decision_options, json_option, run, settings_of
+from ingest.commands.shell import (
+    ask,
+    config_option,
+    connected,
+    decision_options,
+    json_option,
+    run,
+    settings_of,
+    show_rows,
+)
 from ingest.config import Settings
 from ingest.core.certificate import PEM_CHARACTERS_MAX, Presented
 from ingest.core.enrolment import Candidate
@@ -270,18 +279,10 @@ def _act(config: Path | None, work: Callable[[Connection], Awaitable[None]]) -> 
 @json_option
 def list_(config: Path | None, tenant: str | None, as_json: bool) -> None:  # noqa: FBT001 (click gives flags so)
     """List the devices, with what they have sent and what is missing."""
-    settings = settings_of(config, "database")
-
-    async def work() -> int:
-        async with connected(settings) as connection:
-            found = await list_devices(connection, tenant)
-        if len(found) == LIST_ROWS_MAX:
-            click.echo(f"the first {LIST_ROWS_MAX} devices; the view weighbridge.device has all", err=True)
-        for row in found:
-            click.echo(json.dumps(row) if as_json else "  ".join(str(value) for value in row.values()))
-        return 0
-
-    run(work())
+    found = ask(config, lambda connection: list_devices(connection, tenant))
+    if len(found) == LIST_ROWS_MAX:
+        click.echo(f"the first {LIST_ROWS_MAX} devices; the view weighbridge.device has all", err=True)
+    show_rows(found, as_json=as_json)
 
 
 @devices.command
@@ -289,16 +290,9 @@ def list_(config: Path | None, tenant: str | None, as_json: bool) -> None:  # no
 @click.argument("device_id")
 def show(config: Path | None, device_id: str) -> None:
     """Show one device as JSON: its standing, keys, and the numbers that are missing."""
-    settings = settings_of(config, "database")
-
-    async def work() -> int:
-        async with connected(settings) as connection:
-            found = await show_device(connection, device_id)
-        if found is None:
-            raise click.ClickException(
-                f"no device {device_id} is enrolled; `weighbridge devices list` shows those that are"
-            )
-        click.echo(json.dumps(found, indent=2, default=str))
-        return 0
-
-    run(work())
+    found = ask(config, lambda connection: show_device(connection, device_id))
+    if found is None:
+        raise click.ClickException(
+            f"no device {device_id} is enrolled; `weighbridge devices list` shows those that are"
+        )
+    click.echo(json.dumps(found, indent=2, default=str))

@@ -7,7 +7,7 @@ import click
 from ingest.adapters.postgres.audit import Decision
 from ingest.adapters.postgres.lane import release_reason
 from ingest.commands.quarantine import review
-from ingest.commands.shell import config_option, connected, decision_options, run, settings_of
+from ingest.commands.shell import config_option, decision_options
 from ingest.core.verdict import Hold
 
 
@@ -22,12 +22,4 @@ def held() -> None:
 @decision_options()
 def rejudge(config: Path | None, held_for: str, decision: Decision) -> None:
     """Judge again all that is HELD_FOR one reason, such as schema_unknown. Interrupted, it goes on when typed again."""
-    settings = settings_of(config, "database")
-
-    async def work() -> int:
-        async with connected(settings) as connection:
-            release_no = await release_reason(connection, Hold(held_for), decision)
-            await review(connection, settings, release_no)
-        return 0
-
-    run(work())
+    review(config, lambda connection: release_reason(connection, Hold(held_for), decision))

@@ -1,6 +1,5 @@
 """Where does each partition stand? And let one go on whose log is broken."""
 
-import json
 from pathlib import Path
 
 import click
@@ -9,7 +8,16 @@ from aiokafka import TopicPartition
 from ingest.adapters.continuity import compare
 from ingest.adapters.postgres.audit import Decision
 from ingest.adapters.postgres.resumption import State, list_partitions, resume
-from ingest.commands.shell import config_option, connected, decision_options, json_option, run, settings_of
+from ingest.commands.shell import (
+    ask,
+    config_option,
+    connected,
+    decision_options,
+    json_option,
+    run,
+    settings_of,
+    show_rows,
+)
 from ingest.ports import Mark
 
 
@@ -25,14 +33,7 @@ def list_partitions_(config: Path | None, as_json: bool) -> None:  # noqa: FBT00
     """List the partitions of the topic, halted ones first."""
     settings = settings_of(config, "database")
 
-    async def work() -> int:
-        async with connected(settings) as connection:
-            found = await list_partitions(connection, settings.topic)
-        for row in found:
-            click.echo(json.dumps(row, default=str) if as_json else "  ".join(str(value) for value in row.values()))
-        return 0
-
-    run(work())
+    show_rows(ask(config, lambda connection: list_partitions(connection, settings.topic)), as_json=as_json)
 
 
 @partitions.command("resume")

@@ -3,11 +3,12 @@
 import contextlib
 import functools
 import getpass
+import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import uvloop
@@ -28,6 +29,8 @@ EXPECTED = (
     UnfitActError, BrokenChainError, SchemaError, OSError,
 )  # fmt: skip
 WORDS_MAX = 500
+
+T = TypeVar("T")
 
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="Settings as TOML; WEIGHBRIDGE_* in the environment go before it."
@@ -68,15 +71,38 @@ def decision_options(reason: str | None = None) -> Callable[[Callable[..., None]
 
 
 def run(work: Coroutine[Any, Any, int]) -> None:
+    """Run to the end, and exit with the status that it gives, if that is not 0."""
+    status_code = _finish(work)
+    if status_code:
+        sys.exit(status_code)
+
+
+def ask(config: Path | None, question: Callable[[Connection], Awaitable[T]]) -> T:
+    """Ask the database something, or do something in it; returns the answer."""
+    settings = settings_of(config, "database")
+
+    async def work() -> T:
+        async with connected(settings) as connection:
+            return await question(connection)
+
+    return _finish(work())
+
+
+def _finish(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; what a person can mend is said in a line, not as a traceback."""
     try:
-        status_code = uvloop.run(work)
+        return uvloop.run(work)
     except BrokenPipeError:
         raise  # whoever read our output has seen enough
     except EXPECTED as error:
         raise click.ClickException(str(error)) from None
-    if status_code:
-        sys.exit(status_code)
+
+
+def show_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = (), *, as_json: bool) -> None:
+    """Show one row a line: as JSON, or the columns that a person wants to see."""
+    for row in rows:
+        shown = (str(row[name]) for name in columns or row)
+        click.echo(json.dumps(row) if as_json else "  ".join(shown))
 
 
 def settings_of(config: Path | None, *required: str) -> Settings:

@@ -8,8 +8,9 @@ from typing import TextIO
 import click
 
 from ingest.adapters.postgres.audit import Decision
+from ingest.adapters.postgres.connection import Connection
 from ingest.adapters.postgres.tenants import add_tenant, distrust, list_tenants, trust
-from ingest.commands.shell import config_option, connected, decision_options, json_option, run, settings_of
+from ingest.commands.shell import ask, config_option, decision_options, json_option
 from ingest.core.certificate import PEM_CHARACTERS_MAX, read_authority
 from ingest.core.enrolment import EnrolmentError, check_name
 
@@ -24,17 +25,9 @@ def tenants() -> None:
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:  # noqa: FBT001 (click gives flags so)
     """List the tenants, with the SHA-256 of the certificates of the authorities that they trust."""
-    settings = settings_of(config, "database")
-
-    async def work() -> int:
-        async with connected(settings) as connection:
-            found = await list_tenants(connection)
-        for row in found:
-            shown = f"{row['tenant']}  {row['devices']} devices  {row['vehicles']} vehicles"
-            click.echo(json.dumps(row) if as_json else "  ".join([shown, *row["authorities"]]))
-        return 0
-
-    run(work())
+    for row in ask(config, list_tenants):
+        shown = f"{row['tenant']}  {row['devices']} devices  {row['vehicles']} vehicles"
+        click.echo(json.dumps(row) if as_json else "  ".join([shown, *row["authorities"]]))
 
 
 @tenants.command
@@ -43,18 +36,11 @@ def list_(config: Path | None, as_json: bool) -> None:  # noqa: FBT001 (click gi
 @decision_options("a new tenant")
 def add(config: Path | None, tenant: str, decision: Decision) -> None:
     """Make a tenant, for vehicles to be transferred to or enrolled for."""
-    settings = settings_of(config, "database")
     try:
         check_name("tenant", tenant)
     except EnrolmentError as error:
         raise click.ClickException(str(error)) from None
-
-    async def work() -> int:
-        async with connected(settings) as connection:
-            await add_tenant(connection, tenant, decision)
-        return 0
-
-    run(work())
+    ask(config, lambda connection: add_tenant(connection, tenant, decision))
 
 
 @tenants.command("trust")
@@ -64,15 +50,12 @@ def add(config: Path | None, tenant: str, decision: Decision) -> None:
 @decision_options("enrolment by certificate")
 def trust_(config: Path | None, tenant: str, certificate: TextIO, decision: Decision) -> None:
     """Let TENANT's devices be enrolled by certificates under the authority whose CERTIFICATE (PEM) this is."""
-    settings = settings_of(config, "database")
+    text = certificate.read(PEM_CHARACTERS_MAX + 1)
 
-    async def work() -> int:
-        authority = read_authority(certificate.read(PEM_CHARACTERS_MAX + 1), time.time())
-        async with connected(settings) as connection:
-            click.echo(await trust(connection, tenant, authority, decision))
-        return 0
+    async def work(connection: Connection) -> str:
+        return await trust(connection, tenant, read_authority(text, time.time()), decision)
 
-    run(work())
+    click.echo(ask(config, work))
 
 
 @tenants.command("distrust")
@@ -82,11 +65,4 @@ def trust_(config: Path | None, tenant: str, certificate: TextIO, decision: Deci
 @decision_options()
 def distrust_(config: Path | None, tenant: str, fingerprint: str, decision: Decision) -> None:
     """Enrol no more devices under the authority with this FINGERPRINT. Devices that are enrolled stay so."""
-    settings = settings_of(config, "database")
-
-    async def work() -> int:
-        async with connected(settings) as connection:
-            await distrust(connection, tenant, fingerprint.lower(), decision)
-        return 0
-
-    run(work())
+    ask(config, lambda connection: distrust(connection, tenant, fingerprint.lower(), decision))
