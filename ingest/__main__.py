@@ -11,12 +11,15 @@ import schemas
 from deploy.embedded.command import bring_up, down, state_option, status, tell_shell
 from device_sim.command import simulate
 from ingest.adapters import http
+from ingest.adapters.channel import open_channel
 from ingest.adapters.kafka import open_log
 from ingest.adapters.postgres.migration import migrate
+from ingest.adapters.postgres.outbox import open_outbox
 from ingest.adapters.postgres.provenance import Provenance
 from ingest.adapters.postgres.store import PostgresStore
-from ingest.adapters.topics import prepare_topic
+from ingest.adapters.topics import make_topic, prepare_topic
 from ingest.build import identify
+from ingest.commands.alerts import alerts
 from ingest.commands.audit import audit
 from ingest.commands.devices import devices, enrol
 from ingest.commands.held import held
@@ -28,6 +31,7 @@ from ingest.config import Settings, read_file
 from ingest.core.examine import Examiner
 from ingest.core.payload import load
 from ingest.core.signature import Engine, Portable
+from ingest.feed import relay
 from ingest.journal import open_journal
 from ingest.metrics import Metrics
 from ingest.process import Partitions, before, listening, notice_orphaned, until_told
@@ -49,7 +53,8 @@ def main(context: click.Context) -> None:
     context.obj = enrol  # how the simulator, which does not know the registry, enrols its fleet
 
 
-for command in (status, down, simulate, check, demo, chaos, devices, tenants, partitions, audit, quarantine, held):
+COMMANDS = (status, down, simulate, check, demo, chaos, devices, tenants, partitions, audit, quarantine, held, alerts)
+for command in COMMANDS:
     main.add_command(command)
 
 
@@ -75,9 +80,11 @@ def prepare(config: Path | None, partitions: int) -> None:
 async def prepare_both(settings: Settings, partitions: int) -> int:
     """Make what is missing, and say what was done."""
     topic = await prepare_topic(settings.kafka, settings.topic, partitions)
+    feed, _ = await make_topic(settings.kafka, settings.alerts_topic, partitions)
     applied = await migrate(settings.database)
-    how = "made" if topic.made else "was there, and is fit"
-    click.echo(f"topic {settings.topic}: {how}, {topic.partitions} partitions", err=True)
+    for name, found in ((settings.topic, topic), (settings.alerts_topic, feed)):
+        how = "made" if found.made else "was there, and is fit"
+        click.echo(f"topic {name}: {how}, {found.partitions} partitions", err=True)
     click.echo(f"migrations: {', '.join(applied) or 'up to date'}", err=True)
     return 0
 
@@ -123,6 +130,7 @@ async def consume(settings: Settings, index: int, parent: int | None, engine: En
             port = settings.http_port + index
             await stack.enter_async_context(http.serve(settings.http_host, port, metrics.render, find_faults))
         await stack.enter_async_context(tended.alongside(store.upkeep(), "upkeep"))
+        await stack.enter_async_context(tended.alongside(feed(settings, metrics), "feed"))
         log = await before(told, stack.enter_async_context(open_log(settings)))
         if log is not None:
             log.join(assigned, tended.end, tended.fail)
@@ -131,6 +139,15 @@ async def consume(settings: Settings, index: int, parent: int | None, engine: En
     tended.check()
     structlog.get_logger().info("stopped")
     return 0
+
+
+async def feed(settings: Settings, metrics: Metrics) -> None:
+    """Relay alerts from the store to their topic."""
+    await relay(
+        lambda: open_outbox(settings.database),
+        lambda: open_channel(settings.kafka, settings.alerts_topic),
+        metrics,
+    )
 
 
 if __name__ == "__main__":

@@ -226,6 +226,9 @@ def _compare(values: Mapping[str, object]) -> list[str]:
     """Find limits that are each in range, but not together."""
     policy = msgspec.convert(values["policy"], Policy)
     problems = []
+    topic, alerts_topic = (values.get(name, getattr(Settings(), name)) for name in ("topic", "alerts_topic"))
+    if topic == alerts_topic:
+        problems.append(f"topic and alerts_topic are both {topic}; alerts would be weighed as messages")
     if policy.clock_ok_s_max > policy.clock_ahead_s_max:
         problems.append(
             f"policy.clock_ok_s_max is {policy.clock_ok_s_max}, above policy.clock_ahead_s_max "

@@ -6,13 +6,13 @@ be seen here: who counts himself agrees.
 
 import time
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from ingest.core.outcome import Outcome
-from ingest.core.verdict import Hold, Refusal, Verdict
-from ingest.ports import BrokenLogError, FencedError, TroubleError
+from ingest.core.verdict import AlertKind, Hold, Refusal, Verdict
+from ingest.ports import Backlog, BrokenLogError, FencedError, TroubleError
 
 RECORDS = (1, 10, 50, 100, 250, 500, 1_000, 2_000, 4_000, 8_000, 16_000)
 STUCK_S_MAX = 180.0  # without progress: a few attempts of which each may take a minute, and their back-off
@@ -26,7 +26,7 @@ REASONS: dict[Verdict, tuple[str, ...]] = {
 
 
 class Metrics:
-    """The metrics of one process, in a registry of their own. It is the worker's Observer."""
+    """The metrics of one process, in a registry of their own. It is the Observer of the worker and of the feed."""
 
     def __init__(self, build: str, engine: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = r = CollectorRegistry()
@@ -49,7 +49,22 @@ class Metrics:
         self._taken: set[int] = set()  # of ours, those that were taken over at least once
         self._waiting: set[int] = set()  # of ours, those that wait for a person
         self._takeovers = Counter("weighbridge_takeovers", "Partitions taken over", ("partition",), registry=r)
+        self._published = Counter("weighbridge_alerts_published", "Alerts published", ("kind",), registry=r)
+        self._unpublished = Gauge("weighbridge_alerts_unpublished", "Alerts that wait to be published", registry=r)
+        self._oldest_s: float | None = None  # when the oldest of them was written, by our clock
+        age = Gauge("weighbridge_alerts_unpublished_age_seconds", "Of the oldest of them", registry=r)
+        age.set_function(lambda: 0.0 if self._oldest_s is None else self._clock() - self._oldest_s)
         self._open(build, engine)
+
+    def waiting(self, backlog: Backlog) -> None:
+        """Take note of the alerts that are not published; between two looks they grow older."""
+        self._unpublished.set(backlog.alerts)
+        self._oldest_s = self._clock() - backlog.age_s if backlog.alerts else None
+
+    def published(self, kinds: Mapping[str, int]) -> None:
+        """Count alerts that this process has published."""
+        for kind, number in kinds.items():
+            self._published.labels(kind).inc(number)
 
     def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:
         """Count a committed batch: the time it took, and how many records wait behind it."""
@@ -123,6 +138,8 @@ class Metrics:
                 self._messages.labels(verdict, reason)
         for verdict in (Verdict.DUPLICATE, Verdict.HELD, Verdict.REFUSED):
             self._unkept.labels(verdict)
+        for kind in AlertKind:
+            self._published.labels(kind)
         for what in ("fenced", "halted", "trouble"):
             self._retries.labels(what)
 

@@ -129,3 +129,53 @@ class Store(Protocol):
 
     def take_over(self, topic: str, partition: int) -> AbstractAsyncContextManager[Lease]:
         """End the previous owner, fence it, and own the partition. Raises TroubleError."""
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """An alert as the store keeps it, in words for others."""
+
+    number: int  # of what one device signed, in the order of the commits
+    id: str
+    kind: str
+    subject: str
+    device_id: str | None  # None: it is about no one device
+    tenant: str | None
+    raised_at_us: int  # since 1970 UTC, by the broker's clock
+    topic: str
+    incarnation: int
+    partition: int
+    offset: int
+    evidence: str  # JSON
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """What is not published."""
+
+    alerts: int = 0  # as far as they are counted
+    age_s: float = 0.0  # of the oldest
+
+
+class Outbox(Protocol):
+    """The alerts that were committed. What fails raises TroubleError."""
+
+    async def lead(self) -> bool:
+        """Become the one who publishes, unless somebody else is; for as long as the outbox is open."""
+
+    async def backlog(self) -> Backlog:
+        """Say how much is not marked as published."""
+
+    async def read(self, most: int) -> Sequence[Notice]:
+        """Read the first that are not marked as published, in the order of their numbers."""
+
+    async def mark(self, notices: Sequence[Notice]) -> None:
+        """Mark these as published."""
+
+
+class Channel(Protocol):
+    """Where those listen who are to be told."""
+
+    async def publish(self, events: Sequence[tuple[bytes, bytes]]) -> None:
+        """Publish keys and values; those of a key in this order. Returns when all are acknowledged.
+
+        Waits as long as the brokers are away. Raises TroubleError.
+        """

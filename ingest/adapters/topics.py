@@ -31,7 +31,18 @@ class Topic(msgspec.Struct, frozen=True):
 
 
 async def prepare_topic(kafka: str, topic: str, partitions: int) -> Topic:
-    """Make the topic, with so many partitions, unless it is there. Raises TopicError, TroubleError."""
+    """Make the topic of messages, with so many partitions, unless it is there. Raises TopicError, TroubleError."""
+    made, time = await make_topic(kafka, topic, partitions)
+    if time != APPEND:
+        raise TopicError(
+            f"topic {topic} has {TIME}={time}; it must be {APPEND}, or freshness would rest on claims: "
+            f"set it with kafka-configs --alter --topic {topic} --add-config {TIME}={APPEND}"
+        )
+    return made
+
+
+async def make_topic(kafka: str, topic: str, partitions: int) -> tuple[Topic, str]:
+    """Make a topic unless it is there; returns what it is, and whose its times are. Raises TroubleError."""
     client = AIOKafkaAdminClient(bootstrap_servers=kafka)
     try:
         await client.start()
@@ -42,12 +53,7 @@ async def prepare_topic(kafka: str, topic: str, partitions: int) -> Topic:
         raise TroubleError(f"Kafka at {kafka}: {type(error).__name__}: {error}") from error
     finally:
         await client.close()
-    if time != APPEND:
-        raise TopicError(
-            f"topic {topic} has {TIME}={time}; it must be {APPEND}, or freshness would rest on claims: "
-            f"set it with kafka-configs --alter --topic {topic} --add-config {TIME}={APPEND}"
-        )
-    return Topic(made, found)
+    return Topic(made, found), time
 
 
 async def _make(client: AIOKafkaAdminClient, topic: str, partitions: int) -> bool:

@@ -194,7 +194,7 @@ def _kid(_context: click.Context, _parameter: click.Parameter, text: str | None)
         raise click.BadParameter("write a kid as hexadecimal digits") from None
 
 
-def _instant(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+def instant(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
     """Read a time, as microseconds since 1970 UTC."""
     if text is None:
         return None
@@ -211,7 +211,7 @@ def _instant(_context: click.Context, _parameter: click.Parameter, text: str | N
 @config_option
 @click.argument("device_id")
 @click.option("--kid", callback=_kid, help="This key, in hexadecimal; without it, every key of the device.")
-@click.option("--compromised-since", callback=_instant, metavar="TIME", help="Since when it may be in other hands.")
+@click.option("--compromised-since", callback=instant, metavar="TIME", help="Since when it may be in other hands.")
 @decision_options()
 def revoke_(
     config: Path | None, device_id: str, kid: bytes | None, compromised_since: int | None, decision: Decision
@@ -249,7 +249,7 @@ def _tell_revoked(revoked: Iterable[Revoked]) -> None:
 @config_option
 @click.argument("vehicle_id")
 @click.option("--to", "tenant", required=True, help="The tenant whose it is from then on.")
-@click.option("--at", callback=_instant, metavar="TIME", help="When it changed hands; now, unless given.")
+@click.option("--at", callback=instant, metavar="TIME", help="When it changed hands; now, unless given.")
 @decision_options()
 def transfer_(config: Path | None, vehicle_id: str, tenant: str, at: int | None, decision: Decision) -> None:
     """Give VEHICLE_ID to another tenant. Each message belongs to who owned the vehicle when it was issued."""

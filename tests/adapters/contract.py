@@ -15,10 +15,11 @@ from ingest.adapters.postgres.connection import connect
 from ingest.adapters.postgres.provenance import Provenance
 from ingest.adapters.postgres.registry import Entry, import_devices
 from ingest.adapters.postgres.store import PostgresStore
+from ingest.core.alert import alarm
 from ingest.core.device import Algorithm, Device, Key, KeyState, Sender, Standing
 from ingest.core.evidence import allot
 from ingest.core.message import Envelope, Examined, RawRecord, Reading, Refused, Sample, Verified
-from ingest.core.outcome import Allowance, Outcome, span_of
+from ingest.core.outcome import Allowance, Outcome, Strangers, span_of
 from ingest.core.payload import load
 from ingest.core.policy import Policy
 from ingest.core.verdict import Refusal
@@ -50,6 +51,8 @@ class World(Protocol):
 
     async def halted_why(self) -> str | None: ...
 
+    async def alerts(self) -> list[tuple[str, str, int]]: ...
+
 
 class Memory:
     def __init__(self) -> None:
@@ -77,6 +80,9 @@ class Memory:
 
     async def halted_why(self) -> str | None:
         return self.twin.leases[TOPIC, 0].halted_why
+
+    async def alerts(self) -> list[tuple[str, str, int]]:
+        return [(one.kind.value, one.subject, one.record.offset) for one in self.twin.alerts.values()]
 
 
 def _numbered() -> list[tuple[int, str]]:
@@ -122,6 +128,10 @@ class Postgres:
         )
         return None if why is None else str(why)
 
+    async def alerts(self) -> list[tuple[str, str, int]]:
+        rows = await self.fetch("select kind, subject, kafka_offset from weighbridge.alert order by alert_no")
+        return [(str(kind), str(subject), int(str(offset))) for kind, subject, offset in rows]
+
     async def fetch(self, query: str, *arguments: object) -> list[Sequence[object]]:
         connection = await connect(self._database, "test")
         try:
@@ -161,8 +171,10 @@ async def examined(lease: Lease, saids: Sequence[Said | None], offset: int, part
 
 
 def _examined(said: Said | None, at: RawRecord, sender: Sender | None) -> Examined:
-    if said is None or sender is None:
+    if said is None:
         return Refused(at, Refusal.MALFORMED, "not CBOR")
+    if sender is None:
+        return Refused(envelope(said, at), Refusal.UNKNOWN_DEVICE, "it is not registered")
     verified = Verified(envelope(said, at), sender, sender.keys[said.device.encode()], said.content.encode().ljust(32))
     fields = {"recorded_at_us": NOW_S * 1_000_000, "event": "BUS_OVERLOAD", "severity": "LOW", "source": "gateway",
               "event_id": 1, "count": 1, "detail": None}  # fmt: skip
@@ -174,14 +186,16 @@ async def weigh(lease: Lease, *saids: Said | None, partition: int = 0) -> Outcom
     offset = lease.next_offset
     messages = await examined(lease, saids, offset, partition)
     async with lease.transaction() as transaction:
-        return await settle(transaction, messages, offset, lease.allowance)
+        return await settle(transaction, messages, offset, lease)
 
 
 async def settle(
-    transaction: Transaction, messages: Sequence[Examined], offset: int, allowance: Allowance = EMPTY
+    transaction: Transaction, messages: Sequence[Examined], offset: int, lease: Lease | None = None
 ) -> Outcome:
     records = [m.record if isinstance(m, Refused) else m.verified.record for m in messages]
+    allowance, strangers = (lease.allowance, lease.strangers) if lease else (EMPTY, Strangers())
     outcome = allot(await decide(transaction, messages, POLICY, span_of(records, offset)), allowance, POLICY)
+    outcome = alarm(outcome, strangers, POLICY)
     await transaction.commit(outcome)
     return outcome
 

@@ -8,9 +8,9 @@ import pytest
 from ingest.core.device import Algorithm, Key, KeyState, Sender
 from ingest.core.message import Envelope, RawRecord, Reading, Refused, Sample, Unreadable, Verified
 from ingest.core.outcome import Accepted, Duplicate, Held, Judged, Outcome, Span, account
-from ingest.core.verdict import Hold, Refusal, TimeQuality, Verdict
+from ingest.core.verdict import AlertKind, Hold, Refusal, TimeQuality, Verdict
 from ingest.metrics import REASONS, STUCK_S_MAX, Metrics
-from ingest.ports import BrokenLogError, FencedError, TroubleError
+from ingest.ports import Backlog, BrokenLogError, FencedError, TroubleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,6 +171,22 @@ def test_of_what_no_bytes_are_kept_is_counted() -> None:
     metrics.batch(msgspec.structs.replace(outcome, shown={0: 1}), 0.1, 0)
     counted = {verdict: value(metrics, "unkept_total", verdict=verdict) for verdict in Verdict}
     assert counted == {"refused": 1, "held": 1, "duplicate": 0, "accepted": None}, "an empty one has nothing to keep"
+
+
+def test_alerts_that_wait_grow_older_between_two_looks() -> None:
+    clock = Clock()
+    metrics = Metrics("0.1.0", "portable", clock)
+    assert value(metrics, "alerts_unpublished_age_seconds") == 0
+    metrics.waiting(Backlog(7, 12.0))
+    clock.now_s += 30
+    assert value(metrics, "alerts_unpublished") == 7
+    assert value(metrics, "alerts_unpublished_age_seconds") == 42
+    metrics.published({"clone": 7})
+    metrics.waiting(Backlog())
+    clock.now_s += 30
+    assert value(metrics, "alerts_unpublished_age_seconds") == 0
+    counted = {kind: value(metrics, "alerts_published_total", kind=kind) for kind in AlertKind}
+    assert counted == {kind: 7 if kind is AlertKind.CLONE else 0 for kind in AlertKind}
 
 
 def test_a_batch_and_a_read_that_found_nothing_are_progress() -> None:

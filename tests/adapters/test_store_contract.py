@@ -7,7 +7,7 @@ from ingest.core.message import Reading
 from ingest.core.sequence import Ledger
 from ingest.core.verdict import Hold, Verdict
 from ingest.ports import FencedError, TroubleError
-from tests.adapters.contract import NOW_S, Said, World, examined, settle, settle_late, take, weigh
+from tests.adapters.contract import NOW_S, POLICY, TOPIC, Said, World, examined, settle, settle_late, take, weigh
 
 
 async def test_a_batch_moves_the_offset_and_gives_each_record_one_verdict(world: World) -> None:
@@ -137,3 +137,16 @@ async def test_one_number_used_for_ever_new_contents_costs_no_more_than_they_are
     assert [first.total(verdict) for verdict in Verdict] == [1, 0, 1_499, 0]
     assert [second.total(verdict) for verdict in Verdict] == [0, 0, 1_500, 0]
     assert [again.total(verdict) for verdict in Verdict] == [0, 1_500, 0, 0]
+
+
+async def test_an_alert_is_written_once_and_strangers_are_counted_across_batches_and_owners(world: World) -> None:
+    async with take(world) as lease:
+        await weigh(lease, Said(1), *(Said(1, content=content) for content in "bc"))
+        await weigh(lease, Said(1, content="d"), *(Said(1, device=f"x-{n}") for n in range(30)))
+    async with take(world) as lease:
+        assert lease.strangers.seen.bit_count() <= 30
+        await weigh(lease, *(Said(1, device=f"x-{n}") for n in range(80)), Said(1, content="e"))
+    first, scan = await world.alerts()
+    assert first == ("equivocation", "tcu-1", 1)
+    assert scan[:2] == ("unknown_devices", f"{TOPIC}/0")
+    assert 34 + POLICY.strangers_max - 1 <= scan[2] < 34 + 80

@@ -192,9 +192,9 @@ class House(msgspec.Struct, frozen=True):
         )
         return [(row[0], row[1]) for row in rows]
 
-    def records(self) -> list[ConsumerRecord]:
-        """Read the topic from beginning to end, as any program could."""
-        return asyncio.run(_read(self.kafka, self.topic))
+    def records(self, topic: str | None = None) -> list[ConsumerRecord]:
+        """Read a topic, that of messages if none is named, from beginning to end, as any program could."""
+        return asyncio.run(_read(self.kafka, topic or self.topic))
 
     def batches(self) -> dict[int, list[Batch]]:
         """Read the batches of each partition, in order."""
@@ -227,7 +227,8 @@ def open_house(servers: embedded.Addresses, folder: Path, partitions: int = 3, *
     """Prepare a database and a topic, and throw them away at the end."""
     name = f"whole_{secrets.token_hex(6)}"
     database = urlsplit(servers.database)._replace(path=f"/{name}").geturl()
-    ours = {"kafka": servers.kafka, "database": database, "topic": name, "group": name, **settings}
+    named = {"topic": name, "alerts_topic": f"{name}.alerts", "group": name}
+    ours = {"kafka": servers.kafka, "database": database, **named, **settings}
     kept = {key: value for key, value in os.environ.items() if not key.startswith("WEIGHBRIDGE_")}
     house = House(folder, servers.kafka, database, name, {**kept, **_variables(ours)})
     asyncio.run(_administer(servers, f"create database {name}"))
@@ -237,7 +238,7 @@ def open_house(servers: embedded.Addresses, folder: Path, partitions: int = 3, *
         yield house
     finally:
         asyncio.run(_administer(servers, f"drop database {name} with (force)"))
-        asyncio.run(delete_topic(servers.kafka, name))
+        asyncio.run(delete_topics(servers.kafka, name, f"{name}.alerts"))
 
 
 def wait_for(reached: Callable[[], bool], explain: Callable[[], str], seconds: float = WAIT_S_MAX) -> None:
@@ -301,8 +302,8 @@ async def as_admin(kafka: str, work: Callable[[AIOKafkaAdminClient], Awaitable[T
         await admin.close()
 
 
-async def delete_topic(kafka: str, topic: str) -> None:
-    await as_admin(kafka, lambda admin: admin.delete_topics([topic]))
+async def delete_topics(kafka: str, *topics: str) -> None:
+    await as_admin(kafka, lambda admin: admin.delete_topics(list(topics)))
 
 
 async def _send(kafka: str, topic: str, records: Sequence[Record]) -> list[int]:

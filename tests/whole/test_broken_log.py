@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
 from deploy import embedded
-from tests.whole.house import House, Record, Running, as_admin, delete_topic, open_house, wait_for
+from tests.whole.house import House, Record, Running, as_admin, delete_topics, open_house, wait_for
 
 pytestmark = pytest.mark.real
 
@@ -67,7 +67,7 @@ def test_a_topic_made_anew_halts_its_partitions_and_is_read_from_its_beginning_a
     house.send([Record(value) for value in VALUES[:3]])
     with house.worker() as worker:
         house.wait_consumed(3)
-        asyncio.run(delete_topic(house.kafka, house.topic))
+        asyncio.run(delete_topics(house.kafka, house.topic))
         house.run("prepare", "--partitions", "1")
         house.send([Record(value) for value in VALUES])
         assert "another log" in wait_halted(house, worker)
