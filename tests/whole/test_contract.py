@@ -179,7 +179,7 @@ CASES = [
     Case("quarantined", lambda d: [d.say(1)], held(Hold.QUARANTINED),
          sql="update store.device_state set standing = 'quarantined' where device_no = $1"),
     Case("a clone", lambda d: [d.say(1), d.say(1, encode(state(speed=0.0))), d.say(2)],
-         [ACCEPTED, *held(Hold.EQUIVOCATION), ACCEPTED]),
+         [ACCEPTED, *held(Hold.EQUIVOCATION), *held(Hold.QUARANTINED)]),
     Case("a counter that was lost", lambda d: [d.say(1), d.say(1, **NEW_BOOT)],
          [ACCEPTED, *held(Hold.COUNTER_ROLLBACK)]),
     Case("far ahead", lambda d: [d.say(1), d.say(2**24 + 2), d.say(2**63 - 2)], [ACCEPTED, *held(Hold.SEQ_JUMP) * 2]),
