@@ -140,7 +140,9 @@ def unknown_key(turn: Turn) -> Iterator[Send]:
 
 def clone(turn: Turn) -> Iterator[Send]:
     """Be two: a copy of the unit in the same boot, or one in its own boot; they meet in a number, or take turns."""
-    story = (_same_boot, _first_to_use_it, _taking_turns)[turn.vehicle.number % 3]
+    story = _same_boot
+    if turn.vehicle.turns == 0:
+        story = (_same_boot, _first_to_use_it, _taking_turns)[turn.vehicle.number % 3]
     yield turn.honest()
     yield from story(turn)
 

@@ -149,9 +149,12 @@ class _Bench:
         return device
 
     def _accuse(self, device: Device, verified: Verified, evidence: Evidence) -> Device:
-        """Weigh what speaks against a device, unless the same content did before; returns its row."""
+        """Weigh what speaks against a device, unless the same content did before; returns its row.
+
+        What an earlier unit says in a closed epoch speaks against nobody who is there now.
+        """
         content = verified.sender.device_no, verified.digest
-        if content in self._known:
+        if content in self._known or verified.envelope.epoch != device.epoch:
             return device
         self._known.add(content)
         cohort = verified.sender.tenant_no, verified.envelope.software

@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ingest.core.device import KeyState, Standing
-from ingest.core.judge import Past, judge, unasked
+from ingest.core.judge import Past, Prior, judge, unasked
 from ingest.core.policy import Policy
+from ingest.core.sequence import Ledger
 from ingest.core.standing import Trips
 from ingest.core.verdict import Evidence, Refusal
-from tests.core.court import NOW_MS, PATIENT, Court, Say, examined, span, trusted
+from tests.core.court import EPOCH, NOW_MS, PATIENT, Court, Say, examined, span, trusted
 
 ONE, TWO = "boot-001", "boot-002"
 HOUR_MS = 3_600_000
@@ -76,6 +77,15 @@ def test_a_retired_key_beyond_its_last_number_speaks_against_its_device_once_for
     assert evidence(court, say, say, Say(5, key=KeyState.RETIRED, cutoff=5)) == [Evidence.RETIRED_KEY]
     closed = replace(say, epoch=0)
     assert evidence(court, closed, closed) == [], "what is refused is not remembered, so it may not count"
+
+
+def test_what_an_earlier_unit_says_speaks_against_nobody_who_is_there_now() -> None:
+    before = Ledger((1, 6), 0, 1, 5, 5)
+    court = Court(trusted(ledgers={EPOCH - 1: before}))
+    court.known[1, EPOCH - 1, 3].append(Prior(b"another".ljust(32), ONE.encode(), owner=True))
+    old = [Say(3, epoch=EPOCH - 1), Say(4, "n", epoch=EPOCH - 1, refused=Refusal.OUT_OF_RANGE)]
+    assert evidence(court, *old) == []
+    assert court.weigh(*old, Say(1)) == ["equivocation", "out_of_range", "accepted"]
 
 
 def test_who_has_stolen_a_retired_key_cannot_use_up_the_numbers_of_its_owner() -> None:
