@@ -41,7 +41,7 @@ BATCH_FIELDS = {
     "event", "level", "timestamp", "partition", "from_offset", "to_offset", "skipped", "seconds", "waiting",
     "accepted", "duplicate", "held", "refused",
 }  # fmt: skip
-TRANSITIONS = {"assigned", "revoked", "draining", "stopped"}
+TRANSITIONS = {"assigned", "feeding", "revoked", "draining", "stopped"}
 
 Position = tuple[int, int]  # partition, offset
 Claims = dict[int, Any]
