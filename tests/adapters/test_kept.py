@@ -15,7 +15,7 @@ from ingest.core.device import Algorithm
 from ingest.core.evidence import allot
 from ingest.core.examine import Examiner
 from ingest.core.message import Examined, RawRecord, Refused
-from ingest.core.outcome import Outcome, span_of
+from ingest.core.outcome import span_of
 from ingest.core.payload import load
 from ingest.core.policy import Policy
 from ingest.core.signature import Portable
@@ -24,7 +24,7 @@ from ingest.decision import decide
 from ingest.ports import TroubleError
 from ingest.worker import Worker
 from tests.core.court import EPOCH, NOW_MS, Say, examined
-from tests.simulation.corridor import Listener, kill_nobody
+from tests.simulation.corridor import UntilOffset, kill_nobody
 
 pytestmark = pytest.mark.real
 
@@ -116,18 +116,8 @@ async def test_offsets_that_the_log_holds_no_record_for_are_written_down(store_d
     ]
 
 
-class UntilOffset(Listener):
-    """An observer that stops the worker once it has come so far."""
-
-    def __init__(self, end: int) -> None:
-        super().__init__()
-        self.end = end
-        self.stopping = asyncio.Event()
-
-    def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:
-        super().batch(outcome, seconds, waiting)
-        if outcome.span.to_offset >= self.end:
-            self.stopping.set()
+class Untroubled(UntilOffset):
+    """Sees no trouble on the way."""
 
     def trouble(self, partition: int, error: TroubleError) -> None:  # noqa: ARG002 (the observer's shape)
         raise AssertionError("there is no trouble here") from error
@@ -138,7 +128,7 @@ async def test_every_record_of_the_log_gets_its_verdict_whatever_it_holds(store_
     records = [RawRecord("t", 0, offset, NOW_MS, value) for offset, value in enumerate(values)]
     catalogue = load(schemas.read_telemetry())
     store = PostgresStore(store_database, Provenance("test", "none", POLICY, catalogue.schemas))
-    observer = UntilOffset(len(values))
+    observer = Untroubled(len(values))
     worker = Worker(
         "t", MemoryLog({0: records}, 2), store, Examiner(POLICY, catalogue, Portable()), kill_nobody, observer
     )

@@ -15,7 +15,7 @@ from ingest.adapters.postgres.registry import import_devices, read_lines
 from ingest.adapters.postgres.store import PostgresStore
 from ingest.core.examine import Examiner
 from ingest.core.message import Examined, RawRecord, Reading
-from ingest.core.outcome import Outcome, span_of
+from ingest.core.outcome import span_of
 from ingest.core.policy import Policy
 from ingest.core.signature import Portable
 from ingest.core.verdict import Verdict
@@ -23,7 +23,7 @@ from ingest.decision import decide
 from ingest.ports import Lease, UnkeepableError
 from ingest.worker import Worker
 from tests.adapters.contract import CATALOGUE, Postgres, Said, examined, record, settle_late, take, weigh
-from tests.simulation.corridor import Listener, kill_nobody
+from tests.simulation.corridor import UntilOffset, kill_nobody
 from tests.whole.device import Stranger, ed25519_key, encode, state
 
 pytestmark = pytest.mark.real
@@ -37,20 +37,6 @@ REFUSE_NUL = """
     when (new.software = 'unit nul') execute function store.refuse();"""
 FORGET = """
     update store.device_state set seen = '{}', seen_floor = 0, lowest = 0, highest = 0, accepted = 0, boots = ''"""
-
-
-class Until(Listener):
-    """Stops the worker once it has come so far."""
-
-    def __init__(self, end: int) -> None:
-        super().__init__()
-        self.end = end
-        self.stopping = asyncio.Event()
-
-    def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:
-        super().batch(outcome, seconds, waiting)
-        if outcome.span.to_offset >= self.end:
-            self.stopping.set()
 
 
 async def ask(database: str, query: str) -> list[tuple[object, ...]]:
@@ -69,12 +55,12 @@ async def enrol(database: str) -> Stranger:
     return device
 
 
-async def tend(database: str, values: Sequence[bytes], partition: int = 0) -> Listener:
+async def tend(database: str, values: Sequence[bytes], partition: int = 0) -> UntilOffset:
     """Let a worker judge all this."""
     received_at_ms = int(time.time() * 1000)
     records = [RawRecord("t", partition, at, received_at_ms, value) for at, value in enumerate(values)]
     store = PostgresStore(database, Provenance("test", "portable", Policy(), CATALOGUE.schemas))
-    listener = Until(len(values))
+    listener = UntilOffset(len(values))
     examiner = Examiner(Policy(), CATALOGUE, Portable())
     worker = Worker("t", MemoryLog({partition: records}, COUNT), store, examiner, kill_nobody, listener)
     await asyncio.wait_for(worker.tend(partition, listener.stopping), 120)

@@ -65,6 +65,20 @@ class Stopping(Listener):
             self.stopping.set()
 
 
+class UntilOffset(Listener):
+    """Tells the worker to stop once it has come so far."""
+
+    def __init__(self, end: int) -> None:
+        super().__init__()
+        self.end = end
+        self.stopping = asyncio.Event()
+
+    def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:
+        super().batch(outcome, seconds, waiting)
+        if outcome.span.to_offset >= self.end:
+            self.stopping.set()
+
+
 def run(
     partitions: Partitions, store: MemoryStore, batch_records_max: int = 100, batch_samples_max: int = 50_000
 ) -> Listener:
