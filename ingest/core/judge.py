@@ -17,7 +17,7 @@ from ingest.core.message import Envelope, Examined, Reading, Refused, Unreadable
 from ingest.core.outcome import Accepted, Duplicate, Held, Judged, Outcome, Span, account
 from ingest.core.policy import Policy
 from ingest.core.sequence import Ledger, Use, add, look
-from ingest.core.standing import CONTENT, Accusation, Cohort, Trips, accuse, quarantines
+from ingest.core.standing import CONTENT, Accusation, Cohort, Trips, accuse, cohort_of, quarantines
 from ingest.core.verdict import Evidence, Hold, Refusal, TimeQuality
 
 Number = tuple[int, int, int]  # device_no, epoch, seq
@@ -151,13 +151,14 @@ class _Bench:
     def _accuse(self, device: Device, verified: Verified, evidence: Evidence) -> Device:
         """Weigh what speaks against a device, unless the same content did before; returns its row.
 
-        What an earlier unit says in a closed epoch speaks against nobody who is there now.
+        What an earlier unit says in a closed epoch speaks against nobody who is there now. As it may be refused, and is
+        not remembered then, it would count again whenever it is sent again, too.
         """
         content = verified.sender.device_no, verified.digest
         if content in self._known or verified.envelope.epoch != device.epoch:
             return device
         self._known.add(content)
-        cohort = verified.sender.tenant_no, verified.envelope.software
+        cohort = cohort_of(verified)
         accused, accusation = accuse(device, verified, evidence, self._policy, self._trips.get(cohort))
         if cohort in self._trips and quarantines([accusation]):
             trips = self._trips[cohort]
@@ -172,11 +173,9 @@ class _Bench:
         if conflict is not None:  # what is too old to compare proves nothing
             both = conflict is Hold.EQUIVOCATION and number(verified) in self._owners
             return Evidence.EQUIVOCATION if both else None
-        ledger = device.ledgers.get(envelope.epoch, Ledger())
-        if envelope.epoch == device.epoch and envelope.seq > ledger.highest and envelope.boot in device.boots[:-1]:
+        if envelope.seq > device.ledgers.get(envelope.epoch, Ledger()).highest and envelope.boot in device.boots[:-1]:
             return Evidence.CLONE
-        # What is refused is not remembered: to send it again would count again.
-        if key.state is KeyState.RETIRED and _beyond(key, envelope) and self._epoch_trouble(verified, device) is None:
+        if key.state is KeyState.RETIRED and _beyond(key, envelope):
             return Evidence.RETIRED_KEY
         return None
 

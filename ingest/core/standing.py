@@ -30,7 +30,12 @@ class Accusation(msgspec.Struct, frozen=True, gc=False):
     @property
     def cohort(self) -> Cohort:
         """Whom a fault of the same origin would strike as well."""
-        return self.verified.sender.tenant_no, self.verified.envelope.software
+        return cohort_of(self.verified)
+
+
+def cohort_of(verified: Verified) -> Cohort:
+    """Name the cohort of who sent a message."""
+    return verified.sender.tenant_no, verified.envelope.software
 
 
 class Trips(msgspec.Struct, frozen=True):

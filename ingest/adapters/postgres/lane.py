@@ -23,7 +23,7 @@ from ingest.core.device import Device, Standing
 from ingest.core.evidence import allot
 from ingest.core.examine import Examiner
 from ingest.core.judge import Content, KeysMovedError
-from ingest.core.message import Examined, RawRecord, Refused, Verified
+from ingest.core.message import Examined, RawRecord, Verified
 from ingest.core.outcome import Allowance, Outcome, span_of
 from ingest.core.verdict import Hold, Verdict
 from ingest.decision import decide
@@ -119,25 +119,28 @@ class Review:
         """Take some of one partition out of the lane and judge them; keys that move meanwhile send them round again."""
         topic_no, partition = waiting[0]["topic_no"], waiting[0]["partition"]
         stamp = Stamp(topic_no, partition, 0, judged_by, REVIEWER)
-        records = [_record(row) for row in waiting if (row["topic_no"], row["partition"]) == (topic_no, partition)]
+        waiting = [row for row in waiting if (row["topic_no"], row["partition"]) == (topic_no, partition)]
         for _ in range(ROUNDS_MAX):
-            messages = self._examiner.read(records)
+            messages = self._examiner.read([_record(row) for row in waiting])
             examined = self._examiner.examine(messages, await read_ring(self._connection, messages))
             try:
                 async with self._connection.transaction():
                     batch = PostgresTransaction(Ownership(self._connection, stamp, self._fields))
-                    return await self._settle(release_no, batch, examined)
+                    return await self._settle(release_no, batch, waiting, examined)
             except KeysMovedError:
                 continue
         raise TroubleError(f"keys moved between reading and lock {ROUNDS_MAX} times in a row")
 
     async def _settle(
-        self, release_no: int, batch: PostgresTransaction, examined: Sequence[Examined]
+        self,
+        release_no: int,
+        batch: PostgresTransaction,
+        waiting: Sequence[asyncpg.Record],
+        examined: Sequence[Examined],
     ) -> Counter[Verdict]:
-        policy, stamp, records = self._examiner.policy, batch.stamp, [_record_of(message) for message in examined]
-        where, offsets = (stamp.topic_no, stamp.partition), [record.offset for record in records]
-        found = await self._connection.fetch(queries.HELD_DEVICES, *where, offsets)
-        devices = await batch.lock({row["device_no"] for row in found})
+        policy, records = self._examiner.policy, [_record(row) for row in waiting]
+        where, offsets = (batch.stamp.topic_no, batch.stamp.partition), [record.offset for record in records]
+        devices = await batch.lock({row["device_no"] for row in waiting})
         taken = await self._connection.fetch(queries.TAKE_OUT, *where, offsets)
         assert len(taken) == len(records), "whoever holds the review's lock takes them alone"
         view = _View(batch, _without(devices, taken), taken)
@@ -196,7 +199,3 @@ def _record(row: asyncpg.Record) -> RawRecord:
         row["envelope"],
         row["traceparent"],
     )
-
-
-def _record_of(message: Examined) -> RawRecord:
-    return message.record if isinstance(message, Refused) else message.verified.record

@@ -284,15 +284,12 @@ LOCK_REVIEW = "select pg_try_advisory_lock(hashtextextended('weighbridge held la
 
 # Those that are not whole cannot be judged again; they stay until a person has their bytes from elsewhere.
 HELD_WAITING = """
-    select h.topic_no, t.topic, h.partition, h.kafka_offset, h.received_at, h.traceparent, h.envelope
+    select h.topic_no, t.topic, h.partition, h.kafka_offset, h.received_at, h.traceparent, h.envelope, h.device_no
     from store.release r
     join store.held h on (h.device_no = r.device_no or h.reason = r.reason)
     join store.topic t using (topic_no)
     where r.release_no = $1 and coalesce(h.release_no, 0) < $1 and h.envelope is not null
     order by h.topic_no, h.partition, h.kafka_offset limit $2"""
-
-HELD_DEVICES = """
-    select distinct device_no from store.held where topic_no = $1 and partition = $2 and kafka_offset = any($3)"""
 
 TAKE_OUT = """
     delete from store.held where topic_no = $1 and partition = $2 and kafka_offset = any($3)
