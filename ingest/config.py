@@ -112,6 +112,8 @@ RULES: dict[str, Rule] = {
     "policy.refused_bytes_per_s_max": Whole(0, 2**30),
     "policy.refused_burst_bytes_max": Whole(0, 2**40),
     "policy.held_bytes_max": Whole(0, 2**40),
+    "policy.held_s_max": Whole(3_600, 3_660 * 86_400),
+    "policy.release_approvals": Whole(1, 2),
     **{f"policy.weight_{evidence}": Whole(0, 1_000_000) for evidence in Evidence},
     "policy.watched_from": Whole(1, 2**31 - 1),
     "policy.quarantined_from": Whole(1, 2**31 - 1),

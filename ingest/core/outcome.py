@@ -57,6 +57,7 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     to_offset: int
     skipped: tuple[tuple[int, int], ...] = ()  # half-open ranges without a record (transaction markers, compaction)
     record_hash: bytes = b""  # of its last record, by which the log is known again
+    received_at_ms: int = 0  # of its last record: the broker's clock
 
 
 class Allowance(msgspec.Struct, frozen=True, gc=False):
@@ -132,7 +133,7 @@ def span_of(records: Sequence[RawRecord], next_offset: int) -> Span:
             skipped.append((expected, record.offset))
         expected = record.offset + 1
     last = records[-1]
-    return Span(last.topic, last.partition, next_offset, expected, tuple(skipped), hash_of(last))
+    return Span(last.topic, last.partition, next_offset, expected, tuple(skipped), hash_of(last), last.received_at_ms)
 
 
 def hash_of(record: RawRecord) -> bytes:

@@ -21,6 +21,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refused_bytes_per_s_max: int = 65_536  # of all of them in a partition, by the broker's clock
     refused_burst_bytes_max: int = 16 * 2**20  # what may be kept at once after a calm time
     held_bytes_max: int = 64 * 2**20  # of the envelopes that wait for one device
+    held_s_max: int = 90 * 86_400  # after its arrival, by the broker's clock, a message that still waits lapses
+    release_approvals: int = 1  # people who must want what is decided of a device, or of what is held
     weight_equivocation: int = 100
     weight_clone: int = 100
     weight_invalid_content: int = 10

@@ -29,6 +29,7 @@ class Refusal(StrEnum):
     INVALID_PAYLOAD = "invalid_payload"
     OUT_OF_RANGE = "out_of_range"
     POISON = "poison"
+    LAPSED = "lapsed"
 
 
 class Hold(StrEnum):

@@ -67,7 +67,7 @@ def test_a_vector_names_a_culprit_only_when_its_signature_holds(vector: Vector) 
 
 
 def test_the_vectors_show_every_reason_that_a_first_message_can_have() -> None:
-    several_messages = {"quarantined", "equivocation", "counter_rollback", "rate_limited", "poison"}
+    several_messages = {"quarantined", "equivocation", "counter_rollback", "rate_limited", "poison", "lapsed"}
     assert {vector.reason for vector in VECTORS.vectors if vector.reason} == {*Refusal, *Hold} - several_messages
 
 

@@ -65,7 +65,7 @@ RELEASE = """
 
 MOVE_OFFSET = """
     update store.partition_lease set next_offset = $5, record_hash = $6, shown_bytes = $7, shown_at = $8,
-        strangers_window = $9, strangers = $10
+        strangers_window = $9, strangers = $10, judged_to = greatest(judged_to, $11)
     where topic_no = $1 and partition = $2 and owner_epoch = $3 and next_offset = $4"""
 
 # Resumption ----------------------------------------------------------------------------------------------------------

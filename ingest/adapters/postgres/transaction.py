@@ -164,7 +164,7 @@ class PostgresTransaction:
         moved = await self._connection.execute(
             queries.MOVE_OFFSET, stamp.topic_no, stamp.partition, stamp.owner_epoch, span.from_offset, span.to_offset,
             span.record_hash, allowed.bytes_left, allowed.at_ms * 1000, outcome.strangers.window,
-            _bitmap(outcome.strangers),
+            _bitmap(outcome.strangers), span.received_at_ms * 1000,
         )  # fmt: skip
         if moved != "UPDATE 1":
             raise FencedError(f"partition {stamp.partition}: another worker owns it since epoch {stamp.owner_epoch}")
