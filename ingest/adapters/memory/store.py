@@ -14,6 +14,7 @@ from ingest.core.device import Device, KeyRing, Sender
 from ingest.core.judge import Content, Number, Prior, Priors, Suspect, number, owns_its_number
 from ingest.core.message import Envelope, Refused, Verified
 from ingest.core.outcome import Accepted, Alert, Allowance, Duplicate, Held, Outcome, Span, Strangers, verdict_of
+from ingest.core.seal import BEGINNING, links_of, seal
 from ingest.core.standing import Accusation, Cohort, Trips, quarantines
 from ingest.core.verdict import Verdict
 from ingest.ports import FencedError, Mark, Store, UnkeepableError
@@ -30,6 +31,7 @@ class Owned(msgspec.Struct):
     record_hash: bytes | None = None
     allowance: Allowance = Allowance()
     strangers: Strangers = Strangers()
+    seal: bytes = BEGINNING
     attempts: int = 0
     attempt_offset: int | None = None
     halted_why: str | None = None
@@ -253,6 +255,7 @@ class MemoryTransaction:
         span, owned = outcome.span, self._owned
         owned.next_offset, owned.record_hash = span.to_offset, span.record_hash
         owned.allowance, owned.strangers = outcome.allowance, outcome.strangers
+        owned.seal = seal(owned.seal, links_of(outcome))
 
 
 def _remembered(outcome: Outcome) -> list[tuple[Verified, bool]]:

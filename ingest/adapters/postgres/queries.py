@@ -45,7 +45,7 @@ TAKE_OVER = """
     from store.topic t
     where t.topic_no = l.topic_no and l.topic_no = $1 and partition = $2
     returning owner_epoch, next_offset, log_id, record_hash, attempts, shown_bytes, shown_at,
-        strangers_window, strangers"""
+        strangers_window, strangers, seal"""
 
 LOG_ID = """
     update store.topic set log_id = $2 where topic_no = $1 and log_id is null"""
@@ -65,7 +65,8 @@ RELEASE = """
 
 MOVE_OFFSET = """
     update store.partition_lease set next_offset = $5, record_hash = $6, shown_bytes = $7, shown_at = $8,
-        strangers_window = $9, strangers = $10, judged_to = greatest(judged_to, $11)
+        strangers_window = $9, strangers = $10, judged_to = greatest(judged_to, $11),
+        seal = $12
     where topic_no = $1 and partition = $2 and owner_epoch = $3 and next_offset = $4"""
 
 # Resumption ----------------------------------------------------------------------------------------------------------
@@ -101,8 +102,9 @@ SKIP = """
         insert into store.skipped (topic_no, partition, from_offset, to_offset) values ($1, $2, $3, $4)
     )
     insert into store.batch (topic_no, partition, from_offset, to_offset, accepted, duplicate, held, refused,
-                             skipped, owner_epoch, judged_by, worker)
-    values ($1, $2, $3, $4, 0, 0, 0, 0, $4 - $3, 0, 0, $5)"""
+                             skipped, owner_epoch, judged_by, worker, links, seal)
+    select $1, $2, $3, $4, 0, 0, 0, 0, $4 - $3, 0, 0, $5, '', seal
+    from store.partition_lease where topic_no = $1 and partition = $2"""
 
 # The owner that is there now is fenced by it.
 GO_ON = """
@@ -225,8 +227,8 @@ UPDATE_CLOSED = """
 
 BATCH = """
     insert into store.batch (topic_no, partition, from_offset, to_offset, accepted, duplicate, held, refused,
-                             skipped, owner_epoch, judged_by, worker)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"""
+                             skipped, owner_epoch, judged_by, worker, links, seal)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"""
 
 SKIPPED = """
     insert into store.skipped (topic_no, partition, from_offset, to_offset)

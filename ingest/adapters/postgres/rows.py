@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, assert_never
+from typing import Any
 
 import msgspec
 
 from ingest.core.device import Device
-from ingest.core.message import Envelope, RawRecord, Refused, Verified
+from ingest.core.message import RawRecord, Refused
 from ingest.core.outcome import Accepted, Alert, Duplicate, Held, Outcome
+from ingest.core.seal import claims
 from ingest.core.sequence import Ledger
 from ingest.core.verdict import Verdict
 
@@ -122,20 +123,8 @@ def _exception(one: Duplicate | Refused) -> Row:
     verdict = Verdict.DUPLICATE if isinstance(one, Duplicate) else Verdict.REFUSED
     reason, detail = (None, None) if isinstance(one, Duplicate) else (one.reason.value, one.detail)
     return (
-        record.partition, record.offset, verdict.value, reason, detail, record.received_at_ms * 1000, *_claims(reached),
+        record.partition, record.offset, verdict.value, reason, detail, record.received_at_ms * 1000, *claims(reached),
     )  # fmt: skip
-
-
-def _claims(reached: RawRecord | Envelope | Verified) -> Row:
-    match reached:
-        case Verified(envelope=envelope, digest=digest):
-            return "verified", envelope.device_id, envelope.epoch, envelope.seq, digest
-        case Envelope():
-            return "envelope", reached.device_id, reached.epoch, reached.seq, None
-        case RawRecord():
-            return "record", None, None, None, None
-        case _:
-            assert_never(reached)
 
 
 def _record_of(one: Duplicate | Refused) -> RawRecord:

@@ -92,6 +92,7 @@ class PostgresLease:
         self.attempts: int = taken["attempts"]
         self.allowance = Allowance(taken["shown_bytes"], taken["shown_at"] // 1000)
         self.strangers = Strangers(taken["strangers_window"], int.from_bytes(taken["strangers"], "big"))
+        self._seal: bytes = taken["seal"]
 
     @property
     def next_offset(self) -> int:
@@ -130,7 +131,7 @@ class PostgresLease:
         """See ingest.ports.Lease. Leaves the connection usable only after success, or when keys have moved."""
         with trouble("committing a batch"):
             transaction = self._connection.transaction(isolation="read_committed")
-            batch = PostgresTransaction(self._ownership)
+            batch = PostgresTransaction(self._ownership, self._seal)
             try:
                 await transaction.start()
                 yield batch
@@ -145,3 +146,4 @@ class PostgresLease:
             span, outcome = batch.outcome.span, batch.outcome
             self.allowance, self.strangers = outcome.allowance, outcome.strangers
             self.mark = Mark(span.to_offset, self.mark.log_id, span.record_hash)
+            self._seal = batch.seal

@@ -17,6 +17,7 @@ from ingest.core.device import Device, Standing
 from ingest.core.judge import Content, Number, Prior, Priors, Suspect, number
 from ingest.core.message import Verified
 from ingest.core.outcome import Alert, Outcome, Strangers
+from ingest.core.seal import BEGINNING, links_of, seal
 from ingest.core.sequence import Ledger
 from ingest.core.standing import Cohort, Trips
 from ingest.core.verdict import AlertKind, Verdict
@@ -34,10 +35,11 @@ class Ownership(msgspec.Struct, frozen=True):
 class PostgresTransaction:
     """One batch being committed, in the order that never deadlocks: device rows, messages, device rows, lease."""
 
-    def __init__(self, ownership: Ownership) -> None:
+    def __init__(self, ownership: Ownership, seal_before: bytes = BEGINNING) -> None:
         self._connection = ownership.connection
         self.stamp = ownership.stamp
         self._fields = ownership.fields
+        self.seal = seal_before  # of the batch before; once this one is written, its own
         self.outcome: Outcome | None = None  # once it is written
 
     async def recall(self, accountable: Iterable[Verified]) -> Mapping[int, Device]:
@@ -153,18 +155,20 @@ class PostgresTransaction:
         stamp, span = self.stamp, outcome.span
         totals = [outcome.total(verdict) for verdict in Verdict]
         skipped = sum(end - start for start, end in span.skipped)
+        links = links_of(outcome)
+        self.seal = seal(self.seal, links)
         if span.skipped:
             starts, ends = zip(*span.skipped, strict=True)
             await self._connection.execute(queries.SKIPPED, stamp.topic_no, stamp.partition, starts, ends)
         await self._connection.execute(
             queries.BATCH, stamp.topic_no, stamp.partition, span.from_offset, span.to_offset, *totals, skipped,
-            stamp.owner_epoch, stamp.judged_by, stamp.worker,
+            stamp.owner_epoch, stamp.judged_by, stamp.worker, links, self.seal,
         )  # fmt: skip
         allowed = outcome.allowance
         moved = await self._connection.execute(
             queries.MOVE_OFFSET, stamp.topic_no, stamp.partition, stamp.owner_epoch, span.from_offset, span.to_offset,
             span.record_hash, allowed.bytes_left, allowed.at_ms * 1000, outcome.strangers.window,
-            _bitmap(outcome.strangers), span.received_at_ms * 1000,
+            _bitmap(outcome.strangers), span.received_at_ms * 1000, self.seal,
         )  # fmt: skip
         if moved != "UPDATE 1":
             raise FencedError(f"partition {stamp.partition}: another worker owns it since epoch {stamp.owner_epoch}")
