@@ -38,6 +38,7 @@ from ingest.process import Partitions, before, listening, notice_orphaned, until
 from ingest.supervisor import supervise
 from ingest.trial import find_killers
 from ingest.worker import Limits, Worker
+from loadtest.attack.command import attack
 from loadtest.chaos.command import chaos
 from loadtest.check import check
 from loadtest.demo import demo
@@ -53,7 +54,9 @@ def main(context: click.Context) -> None:
     context.obj = enrol  # how the simulator, which does not know the registry, enrols its fleet
 
 
-COMMANDS = (status, down, simulate, check, demo, chaos, devices, tenants, partitions, audit, quarantine, held, alerts)
+COMMANDS = (
+    status, down, simulate, check, demo, chaos, attack, devices, tenants, partitions, audit, quarantine, held, alerts,
+)  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)
 

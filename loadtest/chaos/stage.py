@@ -90,6 +90,14 @@ class Servers:
             await server.close()
         return self.database(name)
 
+    async def drop_database(self, name: str) -> None:
+        """Drop a database, whoever still uses it; one that is not there is as good."""
+        server = await asyncpg.connect(self._addresses.database)
+        try:
+            await server.execute(f'drop database if exists "{name}" with (force)')
+        finally:
+            await server.close()
+
     async def use_small_disk(self) -> None:
         """Mount the disk that can be filled, where we may, and let PostgreSQL have it."""
         self.disk = disk.mount(_small_disk(self.state))
