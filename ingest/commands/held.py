@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from ingest.adapters.postgres.audit import Decision
-from ingest.adapters.postgres.lane import release_reason
-from ingest.commands.quarantine import review
+from ingest.adapters.postgres.ruling import Kind, Ruling
+from ingest.commands.quarantine import decide
 from ingest.commands.shell import config_option, decision_options
 from ingest.core.verdict import Hold
 
@@ -22,4 +22,4 @@ def held() -> None:
 @decision_options()
 def rejudge(config: Path | None, held_for: str, decision: Decision) -> None:
     """Judge again all that is HELD_FOR one reason, such as schema_unknown. Interrupted, it goes on when typed again."""
-    review(config, lambda connection: release_reason(connection, Hold(held_for), decision))
+    decide(config, Ruling(Kind.REJUDGE, held_for), decision)

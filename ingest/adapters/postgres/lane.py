@@ -1,8 +1,9 @@
-"""How do messages leave the held lane? A person decides, and each is judged again, once for each decision.
+"""How do messages leave the held lane? By a decision, under which each is judged again, once.
 
 A batch of them is one transaction: their rows are taken out of the lane, judged under the registry and the policy of
 today as if they had never been seen, and written where they belong, at the position that they came in. So a release
-that was interrupted goes on where it stopped. What is held again stays, marked with the decision it was judged under.
+that was interrupted goes on where it stopped. What is held again stays, marked with the decision it was judged under;
+what has no bytes to be judged by lapses.
 """
 
 from collections import Counter
@@ -13,88 +14,29 @@ import asyncpg
 from msgspec.structs import replace
 
 from ingest.adapters.postgres import queries
-from ingest.adapters.postgres.audit import Act, Decision, UnfitActError, acting, append
+from ingest.adapters.postgres.audit import UnfitActError
 from ingest.adapters.postgres.connection import Connection
 from ingest.adapters.postgres.keyring import read_ring
+from ingest.adapters.postgres.lapse import lapse
 from ingest.adapters.postgres.provenance import Provenance, Stamp, columns_of, sign
 from ingest.adapters.postgres.transaction import Ownership, PostgresTransaction
 from ingest.core.alert import proven
-from ingest.core.device import Device, Standing
+from ingest.core.device import Device
 from ingest.core.evidence import allot
 from ingest.core.examine import Examiner
 from ingest.core.judge import Content, KeysMovedError
 from ingest.core.message import Examined, RawRecord, Verified
 from ingest.core.outcome import Allowance, Outcome, span_of
-from ingest.core.verdict import Hold, Verdict
+from ingest.core.verdict import Refusal, Verdict
 from ingest.decision import decide
 from ingest.ports import TroubleError
 
 MESSAGES_AT_ONCE = 500
+BYTES_AT_ONCE = 2**20  # of small samples, as many as a transaction writes in some two seconds
+BEGINNING = -1, -1, -1  # before the first topic, partition and offset
+NOT_KEPT = "its bytes were not kept (held_bytes_max), so it could not be judged when it was released"
 ROUNDS_MAX = 10  # of one batch whose senders' keys move while it is examined
 REVIEWER = "weighbridge held lane"  # the connection's name
-
-SUSPECT = (Standing.WATCHED, Standing.QUARANTINED)
-
-
-async def release_device(connection: Connection, device_id: str, decision: Decision) -> int:
-    """Trust a device again, and decide that what is held of it is judged again; returns the decision's number.
-
-    One that is underway already is given again. Raises UnfitActError.
-    """
-    async with acting(connection):
-        row = await _standing(connection, device_id)
-        unfinished: int | None = await connection.fetchval(queries.UNFINISHED_RELEASE, row["device_no"], None)
-        if unfinished is not None:
-            return unfinished
-        if row["standing"] not in SUSPECT:
-            raise UnfitActError(
-                f"device {device_id} is {row['standing']}: only one that is watched or quarantined can be released"
-            )
-        await _set_standing(connection, device_id, row, Standing.RELEASED, decision)
-        release_no: int = await connection.fetchval(
-            queries.RELEASE_DECIDED, row["device_no"], None, decision.actor, decision.reason
-        )
-    return release_no
-
-
-async def release_reason(connection: Connection, reason: Hold, decision: Decision) -> int:
-    """Decide that all that is held for one reason is judged again; returns the decision's number."""
-    async with acting(connection):
-        unfinished: int | None = await connection.fetchval(queries.UNFINISHED_RELEASE, None, reason.value)
-        if unfinished is not None:
-            return unfinished
-        release_no: int = await connection.fetchval(
-            queries.RELEASE_DECIDED, None, reason.value, decision.actor, decision.reason
-        )
-        await append(connection, decision, Act("rejudge", reason.value, {}, {"release": release_no}))
-    return release_no
-
-
-async def revoke_standing(connection: Connection, device_id: str, decision: Decision) -> None:
-    """Decide that a device is not to be trusted again; its keys are a matter of their own. Raises UnfitActError."""
-    async with acting(connection):
-        row = await _standing(connection, device_id)
-        if row["standing"] == Standing.REVOKED:
-            raise UnfitActError(f"device {device_id} is revoked already")
-        await _set_standing(connection, device_id, row, Standing.REVOKED, decision)
-
-
-async def _standing(connection: Connection, device_id: str) -> asyncpg.Record:
-    row = await connection.fetchrow(queries.LOCK_STANDING, device_id)
-    if row is None:
-        raise UnfitActError(f"no device {device_id} is enrolled; `weighbridge devices list` shows those that are")
-    return row
-
-
-async def _set_standing(
-    connection: Connection, device_id: str, row: asyncpg.Record, after: Standing, decision: Decision
-) -> None:
-    await connection.execute(queries.SET_STANDING, row["device_no"], after.value)
-    await connection.execute(
-        queries.PARDON, row["device_no"], row["standing"], after.value, decision.actor, decision.reason
-    )
-    before = {"standing": row["standing"], "suspicion": row["suspicion"]}
-    await append(connection, decision, Act("standing", device_id, before, {"standing": after.value}))
 
 
 class Review:
@@ -106,27 +48,53 @@ class Review:
         self._provenance = provenance
         self._fields = columns_of(provenance.schemas)
 
-    async def run(self, release_no: int) -> AsyncIterator[Counter[Verdict]]:
+    async def run(self, release_no: int) -> AsyncIterator[Counter[Verdict | Refusal]]:
         """Judge all that the decision is about, batch by batch; gives what came of each. Raises UnfitActError."""
         if not await self._connection.fetchval(queries.LOCK_REVIEW):
             raise UnfitActError("somebody else is judging held messages again at this moment; type it once more later")
         judged_by = await sign(self._connection, self._provenance)
-        while waiting := await self._connection.fetch(queries.HELD_WAITING, release_no, MESSAGES_AT_ONCE):
-            yield await self._batch(release_no, waiting, judged_by)
+        released = await self._connection.fetchrow(queries.RELEASED, release_no)
+        assert released is not None, "a decision is written down before it is carried out"
+        device_no, reason = released
+        query, whose = (
+            (queries.WAITING_FOR_REASON, reason) if device_no is None else (queries.WAITING_OF_DEVICE, device_no)
+        )
+        after, most = BEGINNING, (MESSAGES_AT_ONCE, BYTES_AT_ONCE)
+        while waiting := await self._connection.fetch(query, whose, release_no, *after, *most):
+            stamp = Stamp(waiting[0]["topic_no"], waiting[0]["partition"], 0, judged_by, REVIEWER)
+            batch = [row for row in waiting if (row["topic_no"], row["partition"]) == (stamp.topic_no, stamp.partition)]
+            yield await self._end(release_no, stamp, batch)
+            after = stamp.topic_no, stamp.partition, batch[-1]["kafka_offset"]
         await self._connection.execute(queries.RELEASE_DONE, release_no)
 
-    async def _batch(self, release_no: int, waiting: Sequence[asyncpg.Record], judged_by: int) -> Counter[Verdict]:
-        """Take some of one partition out of the lane and judge them; keys that move meanwhile send them round again."""
-        topic_no, partition = waiting[0]["topic_no"], waiting[0]["partition"]
-        stamp = Stamp(topic_no, partition, 0, judged_by, REVIEWER)
-        waiting = [row for row in waiting if (row["topic_no"], row["partition"]) == (topic_no, partition)]
+    async def _end(
+        self, release_no: int, stamp: Stamp, waiting: Sequence[asyncpg.Record]
+    ) -> Counter[Verdict | Refusal]:
+        """End the wait of some messages of a partition: first of those without bytes, which are mere numbers."""
+        whole = [row for row in waiting if row["envelope"] is not None]
+        empty = [row for row in waiting if row["envelope"] is None]
+        ended = await self._lapse(release_no, stamp, empty) if empty else Counter()
+        return ended + await self._judge(release_no, stamp, whole) if whole else ended
+
+    async def _lapse(
+        self, release_no: int, stamp: Stamp, empty: Sequence[asyncpg.Record]
+    ) -> Counter[Verdict | Refusal]:
+        async with self._connection.transaction():
+            lapsed = await lapse(self._connection, stamp, empty, NOT_KEPT, self._examiner.policy)
+            await self._connection.execute(queries.RELEASE_COUNTED, release_no, 0, 0, 0, lapsed)
+        return Counter({Refusal.LAPSED: lapsed})
+
+    async def _judge(
+        self, release_no: int, stamp: Stamp, whole: Sequence[asyncpg.Record]
+    ) -> Counter[Verdict | Refusal]:
+        """Examine messages, take them out of the lane, judge them; keys that move meanwhile send them round again."""
         for _ in range(ROUNDS_MAX):
-            messages = self._examiner.read([_record(row) for row in waiting])
+            messages = self._examiner.read([_record(row) for row in whole])
             examined = self._examiner.examine(messages, await read_ring(self._connection, messages))
             try:
                 async with self._connection.transaction():
                     batch = PostgresTransaction(Ownership(self._connection, stamp, self._fields))
-                    return await self._settle(release_no, batch, waiting, examined)
+                    return await self._settle(release_no, batch, whole, examined)
             except KeysMovedError:
                 continue
         raise TroubleError(f"keys moved between reading and lock {ROUNDS_MAX} times in a row")
@@ -137,21 +105,24 @@ class Review:
         batch: PostgresTransaction,
         waiting: Sequence[asyncpg.Record],
         examined: Sequence[Examined],
-    ) -> Counter[Verdict]:
-        policy, records = self._examiner.policy, [_record(row) for row in waiting]
-        where, offsets = (batch.stamp.topic_no, batch.stamp.partition), [record.offset for record in records]
+    ) -> Counter[Verdict | Refusal]:
+        policy, where = self._examiner.policy, (batch.stamp.topic_no, batch.stamp.partition)
         devices = await batch.lock({row["device_no"] for row in waiting})
-        taken = await self._connection.fetch(queries.TAKE_OUT, *where, offsets)
-        assert len(taken) == len(records), "whoever holds the review's lock takes them alone"
-        view = _View(batch, _without(devices, taken), taken)
-        outcome = await decide(view, examined, policy, span_of(records, offsets[0]))
+        offsets = [row["kafka_offset"] for row in waiting]
+        taken = {row["kafka_offset"]: row for row in await self._connection.fetch(queries.TAKE_OUT, *where, offsets)}
+        ours = [(_record(row), one) for row, one in zip(waiting, examined, strict=True) if row["kafka_offset"] in taken]
+        if not ours:
+            return Counter()  # they have lapsed meanwhile
+        view = _View(batch, _without(devices, taken.values()), list(taken.values()))
+        span = span_of([record for record, _ in ours], ours[0][0].offset)
+        outcome = await decide(view, [one for _, one in ours], policy, span)
         kept = allot(view.whole(outcome), Allowance(), policy)
         await batch.write(replace(kept, alerts=proven(outcome, policy)))
-        counts = Counter({verdict: outcome.total(verdict) for verdict in Verdict})
         again = [held.verified.record.offset for held in outcome.held]
         await self._connection.execute(queries.HELD_AGAIN, *where, again, release_no)
-        await self._connection.execute(queries.RELEASE_COUNTED, release_no, *[counts[verdict] for verdict in Verdict])
-        return counts
+        totals = [outcome.total(verdict) for verdict in Verdict]
+        await self._connection.execute(queries.RELEASE_COUNTED, release_no, *totals)
+        return Counter(dict(zip(Verdict, totals, strict=True)))
 
 
 class _View:

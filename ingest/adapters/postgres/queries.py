@@ -265,7 +265,8 @@ RAISE = """
 # Held lane -----------------------------------------------------------------------------------------------------------
 
 LOCK_STANDING = """
-    select s.device_no, s.standing, s.suspicion from store.device_state s join store.device d using (device_no)
+    select s.device_no, d.device_id, s.standing, s.suspicion
+    from store.device_state s join store.device d using (device_no)
     where d.device_id = $1 for no key update of s"""
 
 SET_STANDING = """
@@ -276,26 +277,58 @@ PARDON = """
     insert into store.pardon (device_no, before, after, actor, reason) values ($1, $2, $3, $4, $5)"""
 
 UNFINISHED_RELEASE = """
-    select release_no from store.release
-    where done_at is null and (device_no = $1 or reason = $2) order by release_no limit 1"""
+    select r.release_no from store.release r left join store.device d using (device_no)
+    where r.done_at is null and ($1 = 'release' and d.device_id = $2 or $1 = 'rejudge' and r.reason = $2)
+    order by r.release_no limit 1"""
 
 RELEASE_DECIDED = """
     insert into store.release (device_no, reason, actor, why) values ($1, $2, $3, $4) returning release_no"""
 
+OPEN_PROPOSAL = """
+    select proposal_no, actor from weighbridge.proposal where act = $1 and subject = $2 and state = 'open'
+    order by proposal_no limit 1"""
+
+PROPOSE = """
+    insert into store.proposal (act, subject, actor, why, stale_at)
+    values ($1, $2, $3, $4, clock_timestamp() + make_interval(days => $5)) returning proposal_no"""
+
+PROPOSAL = "select * from weighbridge.proposal where proposal_no = $1"
+
+PROPOSALS = """
+    select proposal_no, act, subject, actor, why, date_trunc('second', proposed_at)::text as proposed_at,
+           date_trunc('second', stale_at)::text as stale_at
+    from weighbridge.proposal where state = 'open' and ($1::text is null or subject = $1)
+    order by proposal_no limit $2"""
+
+END_PROPOSAL = """
+    update store.proposal set outcome = $2, ended_by = $3, ended_why = $4, ended_at = clock_timestamp()
+    where proposal_no = $1"""
+
 LOCK_REVIEW = "select pg_try_advisory_lock(hashtextextended('weighbridge held lane', 0))"  # one at a time
 
-# Those that are not whole cannot be judged again; they stay until a person has their bytes from elsewhere.
-HELD_WAITING = """
-    select h.topic_no, t.topic, h.partition, h.kafka_offset, h.received_at, h.traceparent, h.envelope, h.device_no
-    from store.release r
-    join store.held h on (h.device_no = r.device_no or h.reason = r.reason)
-    join store.topic t using (topic_no)
-    where r.release_no = $1 and coalesce(h.release_no, 0) < $1 and h.envelope is not null
-    order by h.topic_no, h.partition, h.kafka_offset limit $2"""
+RELEASED = "select device_no, reason from store.release where release_no = $1"
+
+# In the order of the log, from behind $3 to $5, so many messages ($6) and about so many bytes ($7). What was held again
+# under this decision is marked with it.
+_WAITING = """
+    select * from (
+        select h.topic_no, t.topic, h.partition, h.kafka_offset, h.received_at, h.traceparent, h.envelope, h.device_no,
+               sum(coalesce(octet_length(h.envelope), 0)) over place - coalesce(octet_length(h.envelope), 0) as bytes
+        from (
+            select * from store.held
+            where {whose} = $1 and (topic_no, partition, kafka_offset) > ($3, $4, $5) and coalesce(release_no, 0) < $2
+            order by topic_no, partition, kafka_offset limit $6
+        ) h join store.topic t using (topic_no)
+        window place as (order by h.topic_no, h.partition, h.kafka_offset)
+    ) w where bytes < $7 order by topic_no, partition, kafka_offset"""
+
+WAITING_OF_DEVICE = _WAITING.format(whose="device_no")
+
+WAITING_FOR_REASON = _WAITING.format(whose="reason")
 
 TAKE_OUT = """
     delete from store.held where topic_no = $1 and partition = $2 and kafka_offset = any($3)
-    returning device_no, digest, envelope_bytes"""
+    returning kafka_offset, device_no, digest, envelope_bytes"""
 
 HELD_AGAIN = """
     update store.held set release_no = $4 where topic_no = $1 and partition = $2 and kafka_offset = any($3)"""
@@ -306,6 +339,42 @@ RELEASE_COUNTED = """
     where release_no = $1"""
 
 RELEASE_DONE = "update store.release set done_at = clock_timestamp() where release_no = $1"
+
+# Nothing while no batch has told how late it is.
+HELD_BEFORE = """
+    select least(max(judged_to), now()) - make_interval(secs => $1) from store.partition_lease
+    having max(judged_to) is not null"""
+
+LEASES = "select topic_no, partition from store.partition_lease order by topic_no, partition"
+
+# A log is in the order of its times, or nearly: what is behind the first ones that may still wait is overdue later.
+HELD_OVERDUE = """
+    select kafka_offset, device_no from (
+        select kafka_offset, device_no, received_at from store.held
+        where topic_no = $1 and partition = $2 and kafka_offset > $3 order by kafka_offset limit $5
+    ) first where received_at < $4 order by kafka_offset"""
+
+LOCK_DEVICES = "select from store.device_state where device_no = any($1) order by device_no for no key update"
+
+LAPSE = """
+    with gone as (
+        delete from store.held where topic_no = $1 and partition = $2 and kafka_offset = any($3) returning *
+    ), told as (
+        insert into store.exception (topic_no, partition, kafka_offset, verdict, reason, detail, received_at, reached,
+                                     device_id, epoch, seq, digest, judged_by, envelope_bytes, envelope)
+        select g.topic_no, g.partition, g.kafka_offset, 'refused', 'lapsed', format('held %s; %s', g.reason, $4::text),
+               g.received_at, 'verified', d.device_id, g.epoch, g.seq, g.digest, $5, g.envelope_bytes,
+               substring(g.envelope from 1 for $6)
+        from gone g join store.device d using (device_no)
+    ), counted as (
+        update store.device_state s set held = s.held - g.messages, held_bytes = s.held_bytes - g.bytes
+        from (
+            select device_no, count(*) as messages,
+                   coalesce(sum(envelope_bytes) filter (where envelope is not null), 0) as bytes
+            from gone group by device_no
+        ) g where s.device_no = g.device_no
+    )
+    select count(*) from gone"""
 
 # Days ----------------------------------------------------------------------------------------------------------------
 

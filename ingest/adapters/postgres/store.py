@@ -18,6 +18,7 @@ from ingest.adapters.postgres import queries
 from ingest.adapters.postgres.connection import Connection, connect, trouble
 from ingest.adapters.postgres.days import prepare_days
 from ingest.adapters.postgres.keyring import read_ring
+from ingest.adapters.postgres.lapse import LAPSER, expire
 from ingest.adapters.postgres.provenance import Provenance, Stamp, columns_of, sign
 from ingest.adapters.postgres.transaction import Ownership, PostgresTransaction
 from ingest.core.device import KeyRing
@@ -51,19 +52,22 @@ class PostgresStore:
             connection.terminate()
 
     async def upkeep(self) -> None:
-        """Prepare the coming days, now and then, for ever."""
+        """Prepare the coming days and end what has waited too long, now and then, for ever."""
         while True:
             await asyncio.sleep(UPKEEP_EVERY_S)
             try:
-                await self._prepare_ahead()
+                await self._keep_up()
             except TroubleError as error:  # there is an hour to the next attempt, and days before it matters
                 structlog.get_logger().warning("trouble", what="upkeep", error=str(error))
 
-    async def _prepare_ahead(self) -> None:
-        connection = await connect(self._database, "weighbridge upkeep")
+    async def _keep_up(self) -> None:
+        connection = await connect(self._database, LAPSER)
         try:
-            with trouble("preparing days"):
+            with trouble("upkeep"):
                 await prepare_days(connection, self._provenance.policy)
+                lapsed = await expire(connection, self._provenance)
+            if lapsed:
+                structlog.get_logger().warning("lapsed", messages=lapsed)
         finally:
             connection.terminate()
 

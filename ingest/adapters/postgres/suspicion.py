@@ -4,6 +4,7 @@ from typing import Any
 
 from ingest.adapters.postgres.audit import UnfitActError
 from ingest.adapters.postgres.connection import Connection
+from ingest.adapters.postgres.ruling import list_proposals
 
 LIST_ROWS_MAX = 10_000
 EVIDENCE_ROWS_MAX = 1_000
@@ -25,7 +26,9 @@ _TRANSITIONS = """
     select before, after, actor, why, to_char(at, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as at
     from weighbridge.transition where device_id = $1 order by transition.at"""
 
-_HELD = "select reason, count(*) as messages from weighbridge.held where device_id = $1 group by 1 order by 1"
+_HELD = """
+    select reason, count(*) as messages, count(*) filter (where envelope is null) as without_bytes
+    from weighbridge.held where device_id = $1 group by 1 order by 1"""
 
 
 async def list_suspects(connection: Connection) -> list[dict[str, Any]]:
@@ -39,9 +42,12 @@ async def show_suspect(connection: Connection, device_id: str) -> dict[str, Any]
     if device is None:
         raise UnfitActError(f"no device {device_id} is enrolled; `weighbridge devices list` shows those that are")
     evidence = await connection.fetch(_ACCUSATIONS, device_id, EVIDENCE_ROWS_MAX)
+    waiting = await connection.fetch(_HELD, device_id)
     return {
         **dict(device),
         "evidence": [dict(row) for row in evidence],
         "transitions": [dict(row) for row in await connection.fetch(_TRANSITIONS, device_id)],
-        "waiting": {row["reason"]: row["messages"] for row in await connection.fetch(_HELD, device_id)},
+        "proposals": await list_proposals(connection, device_id),
+        "waiting": {row["reason"]: row["messages"] for row in waiting},
+        "waiting_without_bytes": sum(row["without_bytes"] for row in waiting),
     }
