@@ -18,6 +18,7 @@ from ingest.adapters.topics import TopicError
 from ingest.ports import TroubleError
 from loadtest.attack import clones as clones_
 from loadtest.attack import forged as forged_
+from loadtest.attack import release as release_
 from loadtest.attack.report import Report, show
 from loadtest.chaos.stage import Servers
 
@@ -64,6 +65,20 @@ def clones(state: Path, as_json: bool, **numbers: float) -> None:  # noqa: FBT00
     """Copy the credentials of some vehicles: all of those are quarantined, and no other."""
     wish = msgspec.convert(numbers, clones_.Wish)
     _attack(state, lambda *scene: clones_.attack(wish, *scene), as_json=as_json)
+
+
+@attack.command
+@click.option("--devices", default=100, show_default=True, type=click.IntRange(2, 10_000), help="That are quarantined.")
+@click.option("--messages", default=100_000, show_default=True, type=click.IntRange(4), help="Held of all of them.")
+@click.option("--kills", default=10, show_default=True, type=click.IntRange(0), help="Releases that are killed.")
+@rate_option
+@seed_option
+@json_option
+@state_option
+def release(state: Path, as_json: bool, **numbers: float) -> None:  # noqa: FBT001 (options)
+    """Release half of what is held, kill -9 in the middle of it, and finish: each message is judged once."""
+    wish = msgspec.convert(numbers, release_.Wish)
+    _attack(state, lambda *scene: release_.attack(wish, *scene), as_json=as_json)
 
 
 def _attack(state: Path, attack: Attack, *, as_json: bool) -> None:

@@ -58,7 +58,7 @@ class _Tally:
 
     def take(self, row: Deserved) -> None:
         self.truth.take(row)
-        self.kinds[row.fault if row.fault in (*Forgery, *Replay) else "real"] += 1
+        self.kinds[str(row.fault) if row.fault in (*Forgery, *Replay) else "real"] += 1
 
 
 async def attack(wish: Wish, servers: Servers, folder: Path, console: Console) -> Report:
@@ -72,7 +72,8 @@ async def attack(wish: Wish, servers: Servers, folder: Path, console: Console) -
             sent = await _send(wish, fleet, (site, calm), tally, console)
             facts = watch.facts(sent)
         found = await tally.truth.compare(site)
-        return Report(await _claims(wish, (site, calm), found), facts | {"sent_by_kind": dict(tally.kinds)})
+        told = ", ".join(f"{count:,} {kind}" for kind, count in tally.kinds.items())
+        return Report(await _claims(wish, (site, calm), found), facts | {"sent": told})
 
 
 async def _send(wish: Wish, fleet: Fleet, sites: tuple[Site, Site], tally: _Tally, console: Console) -> int:
@@ -81,11 +82,11 @@ async def _send(wish: Wish, fleet: Fleet, sites: tuple[Site, Site], tally: _Tall
     plan = Plan(fleet, MIXES["honest"], time.time(), wish.rate * wish.honest / total)
     site, calm = sites
     with View(console) as view:
-        attacked, undisturbed = await asyncio.gather(
+        attacked, _ = await asyncio.gather(
             weigh(site, mixed(wish, plan), Pace(wish.rate), tally.take, Progress(view.show)),
             weigh(calm, islice(sends(plan), wish.honest), Pace(plan.rate), lambda _: None, Progress(lambda _: None)),
         )
-    return attacked.sent + undisturbed.sent
+    return attacked.sent
 
 
 def mixed(wish: Wish, plan: Plan) -> Iterator[Send]:
