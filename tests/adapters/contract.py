@@ -95,7 +95,7 @@ class Postgres:
         self.store = self.start_process()
 
     def start_process(self) -> Store:
-        return PostgresStore(self._database, Provenance("test", "none", POLICY, CATALOGUE.schemas))
+        return PostgresStore(self._database, lambda: Provenance("test", "none", POLICY, CATALOGUE.schemas))
 
     async def enrol(self) -> None:
         entries = [Entry(d, "tenant", f"vehicle of {d}", 7, d.encode(), Algorithm.ED25519, bytes(32)) for d in DEVICES]

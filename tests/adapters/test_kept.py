@@ -37,7 +37,8 @@ async def weigh(database: str, messages: Sequence[Examined], policy: Policy = PO
     connection = await connect(database, "test")
     await import_devices(connection, [Entry("d-1", "tenant", "vehicle", EPOCH, b"k", Algorithm.ED25519, bytes(32))])
     await connection.close()
-    store = PostgresStore(database, Provenance("test", "none", policy, load(schemas.read_telemetry()).schemas))
+    provenance = Provenance("test", "none", policy, load(schemas.read_telemetry()).schemas)
+    store = PostgresStore(database, lambda: provenance)
     records = [m.record if isinstance(m, Refused) else m.verified.record for m in messages]
     async with store.take_over("t", 0) as lease, lease.transaction() as transaction:
         outcome = await decide(transaction, messages, policy, span_of(records, lease.next_offset))
@@ -127,7 +128,7 @@ async def test_every_record_of_the_log_gets_its_verdict_whatever_it_holds(store_
     values = [b"", b"", b"\x00", bytes(70_000), b"", b"\xd2\x84", b""]
     records = [RawRecord("t", 0, offset, NOW_MS, value) for offset, value in enumerate(values)]
     catalogue = load(schemas.read_telemetry())
-    store = PostgresStore(store_database, Provenance("test", "none", POLICY, catalogue.schemas))
+    store = PostgresStore(store_database, lambda: Provenance("test", "none", POLICY, catalogue.schemas))
     observer = Untroubled(len(values))
     worker = Worker(
         "t", MemoryLog({0: records}, 2), store, Examiner(POLICY, catalogue, Portable()), kill_nobody, observer

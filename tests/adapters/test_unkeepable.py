@@ -59,7 +59,7 @@ async def tend(database: str, values: Sequence[bytes], partition: int = 0) -> Un
     """Let a worker judge all this."""
     received_at_ms = int(time.time() * 1000)
     records = [RawRecord("t", partition, at, received_at_ms, value) for at, value in enumerate(values)]
-    store = PostgresStore(database, Provenance("test", "portable", Policy(), CATALOGUE.schemas))
+    store = PostgresStore(database, lambda: Provenance("test", "portable", Policy(), CATALOGUE.schemas))
     listener = UntilOffset(len(values))
     examiner = Examiner(Policy(), CATALOGUE, Portable())
     worker = Worker("t", MemoryLog({partition: records}, COUNT), store, examiner, kill_nobody, listener)

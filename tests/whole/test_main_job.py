@@ -41,7 +41,7 @@ BATCH_FIELDS = {
     "event", "level", "timestamp", "partition", "from_offset", "to_offset", "skipped", "seconds", "waiting",
     "accepted", "duplicate", "held", "refused",
 }  # fmt: skip
-TRANSITIONS = {"assigned", "feeding", "revoked", "draining", "stopped"}
+TRANSITIONS = {"engine", "assigned", "feeding", "revoked", "draining", "stopped"}
 
 Position = tuple[int, int]  # partition, offset
 Claims = dict[int, Any]
@@ -150,11 +150,12 @@ def _claims_of(row: asyncpg.Record) -> Claims:
 
 
 def test_an_accepted_message_carries_who_it_is_from_and_how_it_was_judged(job: Job) -> None:
+    (engine,) = {event["engine"] for event in job.journal if event["event"] == "engine"}
     for row in job.accepted.values():
         line = job.registry[row["device_id"]]
         registered = line["tenant"], line["vehicle_id"], line["epoch"], line["kid"], line["alg"]
         assert (row["tenant"], row["vehicle_id"], row["epoch"], row["kid"], row["algorithm"]) == registered
-        assert (row["policy_digest"], row["engine"]) == (POLICY.digest(), "portable")
+        assert (row["policy_digest"], row["engine"]) == (POLICY.digest(), engine)
         assert row["build"].startswith("0.1.0+")
         late_s = (row["received_at"] - row["issued_at"]).total_seconds()
         quality = "ok" if abs(late_s) <= POLICY.clock_ok_s_max else "behind" if late_s > 0 else "ahead"

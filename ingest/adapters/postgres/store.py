@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import asyncpg
 import structlog
@@ -33,10 +33,10 @@ UPKEEP_EVERY_S = 3_600.0
 class PostgresStore:
     """The store behind `ingest.ports.Store`."""
 
-    def __init__(self, database: str, provenance: Provenance) -> None:
+    def __init__(self, database: str, provenance: Callable[[], Provenance]) -> None:
         self._database = database
-        self._provenance = provenance
-        self._fields = columns_of(provenance.schemas)
+        self._provenance = provenance  # as it is now: an engine may be stopped
+        self._fields = columns_of(provenance().schemas)
         self._epochs: dict[tuple[int, int], int] = {}  # under which this process owned each partition last
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -64,18 +64,18 @@ class PostgresStore:
         connection = await connect(self._database, LAPSER)
         try:
             with trouble("upkeep"):
-                await prepare_days(connection, self._provenance.policy)
-                lapsed = await expire(connection, self._provenance)
+                await prepare_days(connection, self._provenance().policy)
+                lapsed = await expire(connection, self._provenance())
             if lapsed:
                 structlog.get_logger().warning("lapsed", messages=lapsed)
         finally:
             connection.terminate()
 
     async def _own(self, connection: Connection, topic: str, partition: int) -> "PostgresLease":
-        await prepare_days(connection, self._provenance.policy)
+        await prepare_days(connection, self._provenance().policy)
         await connection.execute(queries.TOPIC_EXISTS, topic)
         topic_no = await connection.fetchval(queries.TOPIC, topic, partition)
-        judged_by = await sign(connection, self._provenance)
+        judged_by = await sign(connection, signed := self._provenance())
         await connection.execute(queries.LEASE_EXISTS, topic_no, partition)
         await connection.execute(queries.END_PREVIOUS_OWNER, topic_no, partition)
         ours_last = self._epochs.get((topic_no, partition), 0)
@@ -83,14 +83,15 @@ class PostgresStore:
         assert taken is not None, "the lease row was made above"
         self._epochs[topic_no, partition] = taken["owner_epoch"]
         stamp = Stamp(topic_no, partition, taken["owner_epoch"], judged_by, self.worker)
-        return PostgresLease(Ownership(connection, stamp, self._fields), taken)
+        return PostgresLease(Ownership(connection, stamp, self._fields), taken, lambda: self._provenance() == signed)
 
 
 class PostgresLease:
     """One partition on one connection, until an exception or a successor ends it."""
 
-    def __init__(self, ownership: Ownership, taken: asyncpg.Record) -> None:
+    def __init__(self, ownership: Ownership, taken: asyncpg.Record, still_so: Callable[[], bool]) -> None:
         self._ownership = ownership
+        self._still_so = still_so  # what was written down at the take-over of how verdicts are reached
         self._connection = ownership.connection
         self.mark = Mark(taken["next_offset"], taken["log_id"], taken["record_hash"])
         self.attempts: int = taken["attempts"]
@@ -130,6 +131,11 @@ class PostgresLease:
         """See ingest.ports.Lease."""
         return await read_ring(self._connection, messages)
 
+    def _vouch(self) -> None:
+        """Keep nothing of which it would be recorded falsely how it came about."""
+        if not self._still_so():
+            raise TroubleError("an engine was stopped: what it said is not kept, and will be examined again")
+
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[PostgresTransaction]:
         """See ingest.ports.Lease. Leaves the connection usable only after success, or when keys have moved."""
@@ -139,6 +145,7 @@ class PostgresLease:
             try:
                 await transaction.start()
                 yield batch
+                self._vouch()
                 await transaction.commit()
             except KeysMovedError:
                 await transaction.rollback()

@@ -1,0 +1,168 @@
+"""Do these signatures hold, eight at a time? Intel's multi-buffer library, where the processor has AVX-512 IFMA.
+
+What the library answers wrongly is kept from it, and what is not eight is filled up with a signature that is known to
+hold: decisions/verification.md. It keeps nothing between two calls, which release the interpreter's lock.
+"""
+
+import ctypes
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
+from itertools import accumulate
+from pathlib import Path
+from typing import TypeAlias
+
+from ingest.core.device import SIGNATURE_BYTES, Algorithm
+from ingest.core.signature import Job
+from ingest.core.touchstone import LANES, ORDERS, SOUND, find_fault
+
+PROCESSOR = Path("/proc/cpuinfo")
+FLAGS = frozenset(("avx512f", "avx512dq", "avx512bw", "avx512cd", "avx512vl", "avx512ifma", "avx512_vbmi2", "bmi2"))
+PACKAGE, LIBRARY = "ipp-crypto", "libcrypto_mb.so.13"
+RUNTIME, NEEDED = "intel-cmplr-lib-rt", ("libintlc.so.5", "libirng.so", "libimf.so", "libsvml.so")  # in this order
+STATUS_BITS = 4  # of each lane, the first one's lowest; 0: it holds
+
+_L = ORDERS[Algorithm.ED25519].to_bytes(32, "big")
+_N_NUMBER = ORDERS[Algorithm.P256]
+_N = _N_NUMBER.to_bytes(32, "big")
+_ZERO = bytes(32)
+_HOLD = [True] * LANES
+_FILLING = {job.algorithm: job for job in SOUND}
+
+Call = Callable[..., int]
+Table: TypeAlias = "array[int]"  # one entry a lane
+
+
+class UnavailableError(Exception):
+    """The library cannot be used here. Its text says what is missing."""
+
+
+class Multibuffer:
+    """The engine for processors with AVX-512 IFMA. Raises UnavailableError where it cannot be, or fails its test."""
+
+    def __init__(self) -> None:
+        _require_processor()
+        library = _load()
+        self.name = f"multibuffer {metadata.version(PACKAGE)}"
+        self._ed25519 = _function(library, "mbx_ed25519_verify_mb8", 5)
+        self._p256 = _function(library, "mbx_nistp256_ecdsa_verify_mb8", 7)
+        fault = find_fault(self)
+        if fault:
+            raise UnavailableError(f"{self.name} fails its self-test here: {fault}")
+
+    def check(self, jobs: Sequence[Job]) -> list[bool]:
+        """Say of each job, in order, whether its signature holds. Its key has passed ingest.core.enrolment."""
+        answers = [False] * len(jobs)
+        for algorithm, may_hold, ask in (
+            (Algorithm.ED25519, _ed25519_may_hold, self._ask_ed25519),
+            (Algorithm.P256, _p256_may_hold, self._ask_p256),
+        ):
+            asked = [at for at, job in enumerate(jobs) if job.algorithm is algorithm and may_hold(job)]
+            filling = [_FILLING[algorithm]] * (-len(asked) % LANES)
+            for at, holds in zip(asked, ask([*(jobs[at] for at in asked), *filling]), strict=False):
+                answers[at] = holds
+        return answers
+
+    def _ask_ed25519(self, jobs: Sequence[Job]) -> list[bool]:
+        """Ask for r, s, message, its length and the key: crypto_mb/ed25519.h."""
+        signatures, keys = _bytes(job.signature for job in jobs), _bytes(job.public for job in jobs)
+        messages, lengths = _bytes(job.signed for job in jobs), array("I", [len(job.signed) for job in jobs])
+        r, s, key = _every(64, signatures), _every(64, signatures, 32), _every(32, keys)
+        message = array("Q", accumulate(lengths, initial=messages.buffer_info()[0]))
+        return _answers(len(jobs), (self._ed25519(*lanes) for lanes in _groups(len(jobs), r, s, message, lengths, key)))
+
+    def _ask_p256(self, jobs: Sequence[Job]) -> list[bool]:
+        """Ask for r, s, hash, and the key's x, y (little-endian) and z (none: affine): crypto_mb/ec_nistp256.h."""
+        signatures, keys = _bytes(job.signature for job in jobs), _bytes(job.public[::-1] for job in jobs)  # now y, x
+        hashes = _bytes(_hash(job.signed) for job in jobs)
+        r, s, hashed = _every(64, signatures), _every(64, signatures, 32), _every(32, hashes)
+        x, y = _every(64, keys, 32), _every(64, keys)
+        return _answers(len(jobs), (self._p256(*lanes, None, None) for lanes in _groups(len(jobs), r, s, hashed, x, y)))
+
+
+def _ed25519_may_hold(job: Job) -> bool:
+    """Keep from the library what it would take for well formed: it accepts s + L (RFC 8032, 5.1.7 does not)."""
+    return len(job.public) == 32 and len(job.signature) == SIGNATURE_BYTES and job.signature[:31:-1] < _L
+
+
+def _p256_may_hold(job: Job) -> bool:
+    """Keep from the library what is out of range: r and s lie in 1 .. n-1 (FIPS 186-5, 6.4.2)."""
+    r, s = job.signature[:32], job.signature[32:]
+    return len(job.public) == 64 and len(job.signature) == SIGNATURE_BYTES and _ZERO < r < _N and _ZERO < s < _N
+
+
+def _hash(signed: bytes) -> bytes:
+    """Reduce the hash modulo n: the library refuses what is not (one message in four billion)."""
+    digest = hashlib.sha256(signed).digest()
+    return digest if digest < _N else (int.from_bytes(digest, "big") - _N_NUMBER).to_bytes(32, "big")
+
+
+def _bytes(parts: Iterable[bytes]) -> Table:
+    """Lay these side by side in memory, and a byte after them: the address of what is empty must be one, too."""
+    return array("B", b"".join([*parts, b"\0"]))
+
+
+def _every(stride: int, content: Table, first: int = 0) -> Table:
+    """Name the address of each lane's part of the content, which are so many bytes apart."""
+    start, size = content.buffer_info()
+    return array("Q", range(start + first, start + size - 1, stride))
+
+
+def _groups(count: int, *tables: Table) -> Iterator[tuple[int, ...]]:
+    """Say for each eight lanes where their entries begin in each table; the tables outlive the calls."""
+    starts = [(table.buffer_info()[0], table.itemsize) for table in tables]
+    return zip(*(range(start, start + count * size, LANES * size) for start, size in starts), strict=True)
+
+
+def _answers(count: int, statuses: Iterable[int]) -> list[bool]:
+    """Take the statuses apart, of which each speaks of eight lanes."""
+    answers: list[bool] = []
+    for status in statuses:
+        answers += [not status >> bit & 15 for bit in range(0, LANES * STATUS_BITS, STATUS_BITS)] if status else _HOLD
+    assert len(answers) == count, f"the library answered {len(answers)} times, and was asked {count} times"
+    return answers
+
+
+def _require_processor() -> None:
+    try:
+        text = PROCESSOR.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UnavailableError(f"what the processor has cannot be read from {PROCESSOR}: {error.strerror}") from None
+    has = next((line.split(":", 1)[1].split() for line in text.splitlines() if line.startswith("flags")), [])
+    if missing := FLAGS - set(has):
+        raise UnavailableError(f"the processor lacks {', '.join(sorted(missing))}")
+
+
+def _load() -> ctypes.CDLL:
+    """Load the library after those that it names; not for all to see: one of them has its own idea of libm."""
+    for name in NEEDED:
+        _open(_find(RUNTIME, name))
+    return _open(_find(PACKAGE, LIBRARY))
+
+
+def _find(package: str, name: str) -> Path:
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        raise UnavailableError(f"the package {package} is not installed") from None
+    for file in files:
+        if file.name == name:
+            return Path(str(file.locate()))
+    raise UnavailableError(f"the package {package} {metadata.version(package)} has no {name}")
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:  # libcrypto.so.3 is the system's to give
+        raise UnavailableError(f"{path.name} cannot be loaded: {error}") from None
+
+
+def _function(library: ctypes.CDLL, name: str, parameters: int) -> Call:
+    try:
+        function = library[name]
+    except AttributeError:
+        raise UnavailableError(f"{LIBRARY} has no {name}") from None
+    function.argtypes, function.restype = [ctypes.c_void_p] * parameters, ctypes.c_uint32
+    return function
