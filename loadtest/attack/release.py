@@ -28,7 +28,7 @@ from loadtest.view import Progress, View
 
 WORKERS = 2
 SAMPLES_MAX = 2
-KILL_S_MAX = 0.4  # after the first batch of a release; the second is under way, or about to begin
+KILL_S_MAX = 0.1  # after the first batch of a release: the second is under way, or about to begin
 RELEASE_S_MAX = 300.0
 GONE_LOOKS_MAX = 600
 LOOK_EVERY_S = 0.1
@@ -144,9 +144,8 @@ async def _compare(site: Site, rows: Iterable[Deserved]) -> Differences:
 async def _release(wish: Wish, site: Site, devices: Sequence[str], console: Console) -> Releases:
     """Release device after device by the command, and kill it now and then."""
     watch, chance, killed = Stopwatch(), Chance(wish.seed), 0
-    strike = set(range(0, len(devices), max(1, len(devices) // wish.kills))) if wish.kills else set()
     for number, device in enumerate(devices):
-        if number in strike and killed < wish.kills:
+        if killed * len(devices) < wish.kills * (number + 1):  # where one came too late, the next is due
             killed += await _kill(site, device, chance.between(0, KILL_S_MAX))
         await _finish(site, device)
         if number % 10 == 9:
