@@ -13,9 +13,11 @@ from ingest.ports import Transaction
 
 async def decide(transaction: Transaction, examined: Sequence[Examined], policy: Policy, span: Span) -> Outcome:
     """Recall and judge; and again, when devices would be quarantined, with how many of their cohorts were of late."""
-    devices = await transaction.recall(accountable(examined))
+    senders = accountable(examined)
+    devices = await transaction.recall(senders)
     priors = await transaction.priors(suspects(examined, devices))
-    past = Past(devices, priors, await transaction.known(blamed(examined)))
+    shares = await transaction.shares({one.sender.tenant_no for one in senders})
+    past = Past(devices, priors, await transaction.known(blamed(examined)), shares=shares)
     outcome = judge(examined, past, policy, span)
     while cohorts := unasked(outcome, past):
         past = replace(past, trips={**past.trips, **await transaction.trips(cohorts)})

@@ -10,7 +10,8 @@ import msgspec
 from ingest.core.device import Device, KeyRing
 from ingest.core.judge import Content, Priors, Suspect
 from ingest.core.message import Envelope, RawRecord, Refused, Verified
-from ingest.core.outcome import Allowance, Outcome, Strangers
+from ingest.core.outcome import Outcome, Strangers
+from ingest.core.rate import Bucket, Shares
 from ingest.core.standing import Cohort, Trips
 
 
@@ -81,6 +82,9 @@ class Transaction(Protocol):
     async def trips(self, cohorts: Collection[Cohort]) -> Mapping[Cohort, Trips]:
         """Read what happened to these cohorts of late, and let nobody else read it until the end of the block."""
 
+    async def shares(self, tenants: AbstractSet[int]) -> Shares | None:
+        """Read what these tenants, and all together, may still send into the partition; None: it does not matter."""
+
     async def commit(self, outcome: Outcome) -> None:
         """Write all that the batch changes and, last, move the lease's offset. Raises FencedError."""
 
@@ -101,7 +105,7 @@ class Lease(Protocol):
         """How many owners died since the last commit, this one included: 1 if all is well."""
 
     @property
-    def allowance(self) -> Allowance:
+    def allowance(self) -> Bucket:
         """How many bytes of what is refused may still be kept."""
 
     @property

@@ -15,7 +15,7 @@ from ingest.core.message import Envelope, RawRecord, Refused, Verified
 from ingest.core.outcome import Alert, Outcome, Strangers
 from ingest.core.policy import Policy
 from ingest.core.standing import Accusation, quarantines
-from ingest.core.verdict import AlertKind, Evidence, Hold, Refusal
+from ingest.core.verdict import AlertKind, Evidence, Hold, Limit, Refusal
 
 SCAN_MS = 600_000
 HOUR_MS = 3_600_000
@@ -30,6 +30,7 @@ PROVEN = {
     Evidence.EQUIVOCATION: AlertKind.EQUIVOCATION,
     Evidence.CLONE: AlertKind.CLONE,
     Evidence.RETIRED_KEY: AlertKind.RETIRED_KEY_USED,
+    Evidence.RATE: AlertKind.RATE_ABUSE,
 }
 CLAIMED = {
     Refusal.KEY_REVOKED: AlertKind.REVOKED_KEY_USED,
@@ -47,7 +48,7 @@ def alarm(outcome: Outcome, strangers: Strangers, policy: Policy) -> Outcome:
 def proven(outcome: Outcome, policy: Policy) -> list[Alert]:
     """Say what a batch raises by what its devices have signed."""
     raised = [alert for accusation in outcome.accusations for alert in _accused(accusation, policy)]
-    return _firsts([*raised, *_drifts(outcome, policy)])
+    return _firsts([*raised, *_drifts(outcome, policy), *_shortages(outcome)])
 
 
 def _firsts(raised: Iterable[Alert]) -> list[Alert]:
@@ -113,6 +114,18 @@ def _drifts(outcome: Outcome, policy: Policy) -> Iterator[Alert]:
     for held in outcome.held:
         if held.reason is Hold.CLOCK_FUTURE:
             yield _drift(held.verified, 0.0)
+
+
+def _shortages(outcome: Outcome) -> Iterator[Alert]:
+    """Tell once an hour and partition that a tenant, or all together, sent more than their share."""
+    for held in outcome.held:
+        if held.limit in (Limit.TENANT, Limit.FLEET):
+            verified, record = held.verified, held.verified.record
+            whose = f"tenant {verified.sender.tenant_no}" if held.limit is Limit.TENANT else "fleet"
+            subject = f"{whose} in {record.topic}/{record.partition}"
+            alert_id = _id(AlertKind.SHARE_SPENT, subject, record.received_at_ms // HOUR_MS)
+            signed = verified if held.limit is Limit.TENANT else None  # what all have sent is no one tenant's
+            yield Alert(alert_id, AlertKind.SHARE_SPENT, subject, record, _signed(verified), signed)
 
 
 def _drift(verified: Verified, off_s: float) -> Alert:

@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
+from ingest.core.rate import Bucket
 from ingest.core.sequence import Ledger
 
 
@@ -98,6 +99,7 @@ class Device(msgspec.Struct, frozen=True, gc=False):
     suspicion_at_ms: int = 0
     software: str = ""  # of its highest accepted message
     clock_off_since_ms: int | None = None  # by the broker's clock; None: its highest accepted message was well timed
+    rate: Bucket = Bucket()  # how many messages of it may be accepted now
 
 
 BOOTS_MAX = 8

@@ -6,30 +6,25 @@ Judged record by record, in log order and by the broker's clock, so it is the sa
 import msgspec
 
 from ingest.core.message import RawRecord
-from ingest.core.outcome import Allowance, Outcome
+from ingest.core.outcome import Outcome
 from ingest.core.policy import Policy
+from ingest.core.rate import Bucket, Rate, take
 from ingest.core.verdict import Refusal
 
 
-def allot(outcome: Outcome, allowance: Allowance, policy: Policy) -> Outcome:
+def allot(outcome: Outcome, allowance: Bucket, policy: Policy) -> Outcome:
     """Decide of which refused messages and duplicates the first bytes are kept; those of poison always are, whole."""
+    rate = Rate(policy.refused_bytes_per_s_max, policy.refused_burst_bytes_max)
     shown = {one.record.offset: len(one.record.value) for one in outcome.refused if one.reason is Refusal.POISON}
     ended = [one.record for one in outcome.refused if one.reason is not Refusal.POISON]
     ended += [one.verified.record for one in outcome.duplicates]
     for record in sorted(ended, key=_offset):
-        allowance = _refill(allowance, record.received_at_ms, policy)
         wanted = min(len(record.value), policy.refused_bytes_max)
-        if wanted <= allowance.bytes_left:
+        left = take(allowance, wanted, record.received_at_ms, rate)
+        if left is not None:
             shown[record.offset] = wanted
-            allowance = Allowance(allowance.bytes_left - wanted, allowance.at_ms)
+            allowance = left
     return msgspec.structs.replace(outcome, allowance=allowance, shown=shown)
-
-
-def _refill(allowance: Allowance, now_ms: int, policy: Policy) -> Allowance:
-    more = (now_ms - allowance.at_ms) * policy.refused_bytes_per_s_max // 1000
-    if more <= 0:
-        return allowance
-    return Allowance(min(policy.refused_burst_bytes_max, allowance.bytes_left + more), now_ms)
 
 
 def _offset(record: RawRecord) -> int:

@@ -1,7 +1,7 @@
 """What is to be said of a message given its device's past? Cheap, pure, in log order.
 
 Order of reasons: number used before (duplicate, equivocation, counter_rollback), epoch, quarantine, key, schema, time,
-jump.
+jump, rate.
 Only accepted messages move a ledger; held ones are remembered by number and content; refused ones leave no trace.
 """
 
@@ -16,9 +16,10 @@ from ingest.core.freshness import doubt, quality
 from ingest.core.message import Envelope, Examined, Reading, Refused, Unreadable, Verified
 from ingest.core.outcome import Accepted, Duplicate, Held, Judged, Outcome, Span, account
 from ingest.core.policy import Policy
+from ingest.core.rate import Bucket, Meter, Shares
 from ingest.core.sequence import Ledger, Use, add, look
 from ingest.core.standing import CONTENT, Accusation, Cohort, Trips, accuse, cohort_of, quarantines
-from ingest.core.verdict import Evidence, Hold, Refusal, TimeQuality
+from ingest.core.verdict import Evidence, Hold, Limit, Refusal, TimeQuality
 
 Number = tuple[int, int, int]  # device_no, epoch, seq
 Content = tuple[int, bytes]  # device_no, digest
@@ -59,6 +60,7 @@ class Past(msgspec.Struct, frozen=True):
     priors: Priors  # of the suspects' numbers
     known: AbstractSet[Content] = frozenset()  # content that has spoken against its device already
     trips: Mapping[Cohort, Trips] = {}  # of the cohorts that were asked about, because a device of them would fall
+    shares: Shares | None = None  # what the senders' tenants may still send; None: nothing is charged
 
 
 def accountable(examined: Iterable[Examined]) -> list[Verified]:
@@ -92,7 +94,8 @@ def judge(examined: Sequence[Examined], past: Past, policy: Policy, span: Span) 
     """
     bench = _Bench(past, policy)
     judged = [bench.note(m) if isinstance(m, Refused) else bench.weigh(m) for m in examined]
-    return account(judged, bench.changed(), bench.accusations, span)
+    outcome = account(judged, bench.changed(), bench.accusations, span)
+    return outcome if bench.meter is None else msgspec.structs.replace(outcome, shares=bench.meter.changed())
 
 
 def unasked(outcome: Outcome, past: Past) -> frozenset[Cohort]:
@@ -105,6 +108,7 @@ class _Bench:
 
     def __init__(self, past: Past, policy: Policy) -> None:
         self.accusations: list[Accusation] = []
+        self.meter = None if past.shares is None else Meter(past.shares, policy)
         self._devices = dict(past.devices)
         self._before = past.devices
         self._contents = {(number, prior.digest) for number, known in past.priors.items() for prior in known}
@@ -133,7 +137,7 @@ class _Bench:
         judged = self._verdict(message, device, conflict)
         match judged:
             case Accepted():
-                return self._accept(judged, device)
+                return self._admit(judged, device)
             case Held():
                 return self._hold(judged, device)
             case Refused():
@@ -231,6 +235,18 @@ class _Bench:
             return time_trouble
         highest = device.ledgers.get(envelope.epoch, Ledger()).highest
         return Hold.SEQ_JUMP if envelope.seq > highest + self._policy.seq_jump_max else None
+
+    def _admit(self, accepted: Accepted, device: Device) -> Accepted | Held:
+        """Accept a message, unless that is more than its device, its tenant or the fleet may send."""
+        verified = accepted.verified
+        if self.meter is None:
+            return self._accept(accepted, device)
+        left = self.meter.charge(device.rate, verified.sender.tenant_no, verified.record.received_at_ms)
+        if isinstance(left, Bucket):
+            return self._accept(accepted, msgspec.structs.replace(device, rate=left))
+        if left is Limit.DEVICE:
+            device = self._accuse(device, verified, Evidence.RATE)
+        return self._hold(Held(accepted.reading, Hold.RATE_LIMITED, limit=left), device)
 
     def _accept(self, accepted: Accepted, device: Device) -> Accepted:
         """Remember it; what is above all others tells how its device's clock and software are now."""

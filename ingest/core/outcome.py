@@ -9,8 +9,9 @@ import msgspec
 
 from ingest.core.device import Device
 from ingest.core.message import RawRecord, Reading, Refused, Unreadable, Verified
+from ingest.core.rate import Bucket, Shares
 from ingest.core.standing import Accusation
-from ingest.core.verdict import AlertKind, Hold, TimeQuality, Verdict
+from ingest.core.verdict import AlertKind, Hold, Limit, TimeQuality, Verdict
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
@@ -38,6 +39,7 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     message: Reading | Unreadable
     reason: Hold
     whole: bool = True  # its bytes are kept; not so when its device has too many waiting already
+    limit: Limit | None = None  # whose bucket was empty, if it is held for that
 
     @property
     def verified(self) -> Verified:
@@ -58,13 +60,6 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     skipped: tuple[tuple[int, int], ...] = ()  # half-open ranges without a record (transaction markers, compaction)
     record_hash: bytes = b""  # of its last record, by which the log is known again
     received_at_ms: int = 0  # of its last record: the broker's clock
-
-
-class Allowance(msgspec.Struct, frozen=True, gc=False):
-    """How many bytes of what is refused may still be kept in a partition, as of a moment of the broker's clock."""
-
-    bytes_left: int = 0
-    at_ms: int = 0  # since 1970 UTC: long ago, so a new one is full
 
 
 class Strangers(msgspec.Struct, frozen=True, gc=False):
@@ -96,7 +91,8 @@ class Outcome(msgspec.Struct, frozen=True):
     devices: list[Device]  # the rows that change, by device_no
     accusations: list[Accusation]  # what speaks against devices, in log order
     counts: Mapping[tuple[Verdict, str], int]  # by verdict and reason ("" where there is none)
-    allowance: Allowance = Allowance()  # what the next batch may keep
+    shares: Shares = {}  # those that were charged
+    allowance: Bucket = Bucket()  # how many bytes of what is refused the next batch may keep
     shown: Mapping[int, int] = {}  # by offset: how many bytes of a refused message or a duplicate are kept
     alerts: Sequence[Alert] = ()  # in log order; some may have been raised before
     strangers: Strangers = Strangers()  # for the next batch to go on with

@@ -55,6 +55,14 @@ class TimeQuality(StrEnum):
     BEHIND = "behind"
 
 
+class Limit(StrEnum):
+    """Whose bucket was empty when a message was held `rate_limited`."""
+
+    DEVICE = "device"
+    TENANT = "tenant"  # its share in a partition
+    FLEET = "fleet"  # a partition's share
+
+
 class Evidence(StrEnum):
     """What speaks against a device. Each counts once for one content: to send it again proves nothing more."""
 
@@ -63,6 +71,7 @@ class Evidence(StrEnum):
     INVALID_CONTENT = "invalid_content"  # a good signature under a payload that is none
     IMPLAUSIBLE = "implausible"  # or under values that no vehicle has
     RETIRED_KEY = "retired_key"  # a number beyond the last that a retired key may sign
+    RATE = "rate"  # more messages than a device may send
 
 
 class AlertKind(StrEnum):
@@ -72,8 +81,10 @@ class AlertKind(StrEnum):
     EQUIVOCATION = "equivocation"
     CLONE = "clone"
     RETIRED_KEY_USED = "retired_key_used"
+    RATE_ABUSE = "rate_abuse"
     CLOCK_DRIFT = "clock_drift"
     FLEET_GUARD = "fleet_guard"  # devices were spared, because too many of their cohort were quarantined
+    SHARE_SPENT = "share_spent"  # a tenant or all together sent more into a partition than they may
     REVOKED_KEY_USED = "revoked_key_used"  # a claim: somebody names it, and nothing was verified
     CROSS_VEHICLE_KEY = "cross_vehicle_key"  # a claim: somebody names one device, and a key of another
     UNKNOWN_DEVICES = "unknown_devices"  # somebody tries ids

@@ -16,6 +16,7 @@ DEATHS_MAX = 3  # by one pill, for each place where it lies
 REFUSED_BYTES_MAX = 200  # of one message; a signed one of one sample has about 300
 BURST_BYTES_MAX = 700  # in a partition; the broker's clock stands still, so no more is allowed later
 HELD_BYTES_MAX = 700  # of one device
+BURST_MAX = 1_000  # messages of a device, a tenant, all: more than there are, so every one that is charged shows
 
 Verdict = tuple[str, str]  # and its reason, "" where there is none
 Interval = tuple[int, int]  # half-open
@@ -37,6 +38,7 @@ class Row(msgspec.Struct, frozen=True):
     tallies: Mapping[int, Tally]  # by epoch
     held: int
     held_bytes: int
+    spent_milli: int  # what is missing in its bucket
     boots: tuple[bytes, ...]
     rest: object  # what no message changes
 
@@ -58,6 +60,7 @@ class Books(msgspec.Struct, frozen=True):
     rows: Mapping[int, Row]
     numbers: Mapping[Number, int]  # how many messages, stored or held, stand under a number
     shown: Mapping[Position, int]  # how many bytes are kept of a refused message or a duplicate
+    spent_milli: Mapping[int, Mapping[int, int]]  # by partition and tenant: what is missing in its share
     deaths: Mapping[bytes, int]  # of processes, by the signature of the pill
 
 
@@ -85,6 +88,7 @@ class Oracle:
             *self._state(books),
             *self._evidence(books),
             *self._held_bytes(books),
+            *self._rates(books),
             *self._deaths(books),
             *self._against_calm(books),
         ]
@@ -138,6 +142,18 @@ class Oracle:
             filled[device] += size if filled[device] + size <= HELD_BYTES_MAX else 0
         found = {device: row.held_bytes for device, row in books.rows.items()}
         return _differences("bytes held of device", {device: filled[device] for device in found}, found)
+
+    def _rates(self, books: Books) -> list[str]:
+        """Charge anew what was accepted, and nothing else: all are of one tenant, and 0 stands for all."""
+        accepted = [at for at, given in books.verdicts.items() if given[0][0] == "accepted"]
+        devices = Counter(self._claimed[at][0] for at in accepted)
+        charged = {partition: count * 1000 for partition, count in Counter(at[0] for at in accepted).items()}
+        due = {partition: {1: charged[partition], 0: charged[partition]} for partition in charged}
+        found = {device: row.spent_milli for device, row in books.rows.items()}
+        return [
+            *_differences("charged to device", {device: devices[device] * 1000 for device in found}, found),
+            *_differences("charged to partition", due, books.spent_milli),
+        ]
 
     def _deaths(self, books: Books) -> list[str]:
         places = Counter(

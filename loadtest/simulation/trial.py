@@ -7,7 +7,7 @@ import msgspec
 
 from ingest.core.policy import Policy
 from loadtest.simulation.corpus import Remembering, examiner, scenario
-from loadtest.simulation.oracle import BURST_BYTES_MAX, HELD_BYTES_MAX, REFUSED_BYTES_MAX, Oracle
+from loadtest.simulation.oracle import BURST_BYTES_MAX, BURST_MAX, HELD_BYTES_MAX, REFUSED_BYTES_MAX, Oracle
 from loadtest.simulation.storm import Calm, Chronicle, Fault, Plan, Single, Storm
 from loadtest.simulation.world import Setting, run
 
@@ -18,7 +18,13 @@ WAYS = ((Fault.FAILURE, False), (Fault.FAILURE, True), (Fault.CRASH, False), (Fa
 
 # Little enough that a scenario spends it.
 POLICY = Policy(
-    refused_bytes_max=REFUSED_BYTES_MAX, refused_burst_bytes_max=BURST_BYTES_MAX, held_bytes_max=HELD_BYTES_MAX
+    refused_bytes_max=REFUSED_BYTES_MAX,
+    refused_burst_bytes_max=BURST_BYTES_MAX,
+    held_bytes_max=HELD_BYTES_MAX,
+    device_burst_max=BURST_MAX,
+    device_away_s_max=0,
+    tenant_burst_max=BURST_MAX,
+    fleet_burst_max=BURST_MAX,
 )
 
 Say = Callable[[str], object]

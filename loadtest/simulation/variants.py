@@ -80,6 +80,7 @@ async def _move_offset_last(self: MemoryLease) -> AsyncIterator[MemoryTransactio
     if self._owned.owner_epoch == self.owner_epoch:
         self._owned.next_offset, self._owned.record_hash = self.mark.next_offset, self.mark.record_hash
         self._owned.allowance = self.allowance
+        self._owned.shares = {**self._owned.shares, **(batch.outcome.shares if batch.outcome else {})}
 
 
 def _settle_without_rows(self: MemoryTransaction, outcome: Outcome) -> None:

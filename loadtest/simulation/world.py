@@ -14,10 +14,11 @@ from msgspec.structs import replace
 from ingest.adapters.memory.store import MemoryStore
 from ingest.adapters.memory.wire import QUIET, Call, Connection
 from ingest.core.examine import Examiner
+from ingest.core.rate import Bucket
 from ingest.ports import TroubleError
 from loadtest.simulation.clock import play
 from loadtest.simulation.corpus import TOPIC, Traffic, enrolled
-from loadtest.simulation.oracle import Batch, Books, Row, Tally
+from loadtest.simulation.oracle import BURST_MAX, Batch, Books, Row, Tally
 from loadtest.simulation.process import BATCH_RECORDS_MAX, Cable, Frailty, Process
 from loadtest.simulation.storm import Chronicle, Fault, Plan
 
@@ -271,7 +272,8 @@ def books(store: MemoryStore, deaths: Mapping[bytes, int]) -> Books:
     rows = {}
     for no, device in store.devices.items():
         tallies = {e: Tally(one.ranges, one.lowest, one.highest, one.accepted) for e, one in device.ledgers.items()}
-        rows[no] = Row(tallies, device.held, device.held_bytes, device.boots, (device.standing, device.epoch))
+        rest = (device.standing, device.epoch)
+        rows[no] = Row(tallies, device.held, device.held_bytes, _spent_milli(device.rate), device.boots, rest)
     return Books(
         verdicts={
             (p, offset): [(str(v), str(r)) for v, r in found] for (_, p, offset), found in store.verdicts.items()
@@ -281,5 +283,14 @@ def books(store: MemoryStore, deaths: Mapping[bytes, int]) -> Books:
         rows=rows,
         numbers={number: len(kept) for number, kept in store.stored.items()},
         shown={(p, offset): size for (_, p, offset), size in store.shown.items()},
+        spent_milli={
+            p: {no: _spent_milli(share) for no, share in owned.shares.items()}
+            for (_, p), owned in store.leases.items()
+            if owned.shares
+        },
         deaths=dict(deaths),
     )
+
+
+def _spent_milli(bucket: Bucket) -> int:
+    return BURST_MAX * 1000 - bucket.level_milli if bucket.at_ms else 0

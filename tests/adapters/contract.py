@@ -19,9 +19,10 @@ from ingest.core.alert import alarm
 from ingest.core.device import Algorithm, Device, Key, KeyState, Sender, Standing
 from ingest.core.evidence import allot
 from ingest.core.message import Envelope, Examined, RawRecord, Reading, Refused, Sample, Verified
-from ingest.core.outcome import Allowance, Outcome, Strangers, span_of
+from ingest.core.outcome import Outcome, Strangers, span_of
 from ingest.core.payload import load
 from ingest.core.policy import Policy
+from ingest.core.rate import Bucket
 from ingest.core.verdict import Refusal
 from ingest.decision import decide
 from ingest.ports import Lease, Store, Transaction
@@ -31,7 +32,7 @@ NOW_S = int(time.time())
 CATALOGUE = load(schemas.read_telemetry())
 SCHEMA = min(CATALOGUE.known)
 POLICY = Policy(ledger_ranges_max=4, quarantined_from=10**9)
-EMPTY = Allowance()
+EMPTY = Bucket()
 DEVICES = ("tcu-1", "tcu-2", "tcu-3")
 Verdicts = dict[tuple[int, int], tuple[str, str]]  # by partition and offset
 

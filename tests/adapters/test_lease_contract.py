@@ -2,7 +2,8 @@
 
 import pytest
 
-from ingest.core.outcome import Allowance, hash_of
+from ingest.core.outcome import hash_of
+from ingest.core.rate import Bucket
 from ingest.ports import Mark
 from tests.adapters.contract import (
     EMPTY,
@@ -79,7 +80,7 @@ async def test_what_may_still_be_kept_is_handed_on(world: World) -> None:
         outcome = await weigh(lease, None, Said(1), Said(1))
         assert lease.allowance == outcome.allowance
     spent = len(record(0).value) + len(record(2, Said(1)).value)
-    assert outcome.allowance == Allowance(POLICY.refused_burst_bytes_max - spent, NOW_S * 1000)
+    assert outcome.allowance == Bucket((POLICY.refused_burst_bytes_max - spent) * 1000, NOW_S * 1000)
     async with take_elsewhere(world) as lease:
         assert lease.allowance == outcome.allowance
 

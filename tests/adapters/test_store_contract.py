@@ -4,10 +4,23 @@ import pytest
 
 from ingest.core.judge import KeysMovedError, Prior, Suspect, accountable, number
 from ingest.core.message import Reading
+from ingest.core.rate import FLEET, Bucket
 from ingest.core.sequence import Ledger
 from ingest.core.verdict import Hold, Verdict
 from ingest.ports import FencedError, TroubleError
-from tests.adapters.contract import NOW_S, POLICY, TOPIC, Said, World, examined, settle, settle_late, take, weigh
+from tests.adapters.contract import (
+    NOW_S,
+    POLICY,
+    TOPIC,
+    Said,
+    World,
+    examined,
+    settle,
+    settle_late,
+    take,
+    take_elsewhere,
+    weigh,
+)
 
 
 async def test_a_batch_moves_the_offset_and_gives_each_record_one_verdict(world: World) -> None:
@@ -70,6 +83,24 @@ async def test_a_device_row_comes_back_as_it_was_written(world: World) -> None:
     assert device.ledgers[7] == Ledger((12, 13, 15, 16, 18, 19, 20, 21), 10, 5, 20, 7)
     assert device.boots == (b"boot-one", b"boot-two")
     assert device.held == 1
+
+
+async def test_what_was_charged_is_handed_on(world: World) -> None:
+    async with take(world) as lease:
+        await weigh(lease, Said(1), Said(2), Said(2), None, Said(1, device="tcu-2"))
+    async with take_elsewhere(world) as lease:
+        messages = await examined(lease, [Said(3)], lease.next_offset)
+        (tenant_no,) = {m.verified.sender.tenant_no for m in messages if isinstance(m, Reading)}
+        async with lease.transaction() as transaction:
+            (device,) = (await transaction.recall(accountable(messages))).values()
+            shares = await transaction.shares({tenant_no, 99})
+            await settle(transaction, messages, lease.next_offset)
+    away = POLICY.device_away_s_max * POLICY.device_per_s_max
+    assert device.rate == Bucket((away - 2) * 1000, NOW_S * 1000)
+    assert shares == {
+        FLEET: Bucket((POLICY.fleet_burst_max - 3) * 1000, NOW_S * 1000),
+        tenant_no: Bucket((POLICY.tenant_burst_max - 3) * 1000, NOW_S * 1000),
+    }
 
 
 async def test_priors_are_found_stored_or_held_whenever_they_were_issued(world: World) -> None:

@@ -10,6 +10,7 @@ from ingest.core.judge import Content, Number, Past, Prior, judge, number, owns_
 from ingest.core.message import Envelope, Examined, RawRecord, Reading, Refused, Sample, Unreadable, Verified
 from ingest.core.outcome import Accepted, Duplicate, Held, Outcome, Span, span_of, verdict_of
 from ingest.core.policy import Policy
+from ingest.core.rate import Bucket
 from ingest.core.sequence import Ledger
 from ingest.core.standing import Cohort, Trips
 from ingest.core.verdict import Refusal
@@ -34,6 +35,7 @@ class Say(msgspec.Struct, frozen=True):
     readable: bool = True
     authentic: bool = True
     device_no: int = 1
+    tenant_no: int = 1
     key_version: int = 1
     value: bytes = b""  # the envelope's bytes
     refused: Refusal | None = None  # what it is verified, and refused for
@@ -50,7 +52,7 @@ def examined(say: Say, offset: int) -> Examined:
     if not say.authentic:
         return Refused(envelope, Refusal.BAD_SIGNATURE, "it does not hold")
     key = Key(say.device_no, b"k", Algorithm.ED25519, bytes(32), say.key, 0, None, say.cutoff)
-    sender = Sender(say.device_no, say.device_no, 1, say.key_version, {b"k": key})
+    sender = Sender(say.device_no, say.device_no, say.tenant_no, say.key_version, {b"k": key})
     verified = Verified(envelope, sender, key, say.content.encode().ljust(32))
     if say.refused is not None:
         return Refused(verified, say.refused, "it makes no sense")
@@ -65,6 +67,8 @@ class Court:
         self.known: dict[Number, list[Prior]] = defaultdict(list)
         self.accused: set[Content] = set()
         self.trips = dict[Cohort, Trips]()  # what happened of late
+        self.shares = dict[int, Bucket]()
+        self.charging = True
         self.policy = policy or Policy()
         self.next_offset = 0
 
@@ -91,13 +95,14 @@ class Court:
         messages = [examined(say, self.next_offset + at) for at, say in enumerate(says)]
         asked = [number(suspect.verified) for suspect in suspects(messages, self.devices)]
         priors: Mapping[Number, list[Prior]] = {one: self.known[one] for one in asked if one in self.known}
-        past = Past(self.devices, priors, self.accused, self.trips)
+        past = Past(self.devices, priors, self.accused, self.trips, self.shares if self.charging else None)
         return judge(messages, past, self.policy, span(messages, self.next_offset))
 
     def _commit(self, outcome: Outcome) -> None:
         self.next_offset = outcome.span.to_offset
         self.accused.update((a.verified.sender.device_no, a.verified.digest) for a in outcome.accusations)
         self.devices.update({device.device_no: device for device in outcome.devices})
+        self.shares.update(outcome.shares)
         for one in outcome.accepted:
             self._remember(one.verified, owner=True)
         for waiting in outcome.held:

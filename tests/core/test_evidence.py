@@ -9,14 +9,22 @@ from msgspec.structs import replace
 
 from ingest.core.evidence import allot
 from ingest.core.message import RawRecord, Reading, Refused
-from ingest.core.outcome import Allowance, Duplicate, Outcome, account, span_of
+from ingest.core.outcome import Duplicate, Outcome, account, span_of
 from ingest.core.policy import Policy
+from ingest.core.rate import Bucket
 from ingest.core.verdict import Refusal, Verdict
 from tests.core.court import NOW_MS, Say, examined
 
 SMALL = Policy(refused_bytes_max=100, refused_bytes_per_s_max=1_000, refused_burst_bytes_max=300)
-FULL = Allowance(SMALL.refused_burst_bytes_max, NOW_MS)
-SPENT = Allowance(0, NOW_MS)
+
+
+def room(size: int, at_ms: int = 0) -> Bucket:
+    """Give an allowance of so many bytes, so long after NOW_MS."""
+    return Bucket(size * 1_000, NOW_MS + at_ms)
+
+
+FULL = room(SMALL.refused_burst_bytes_max)
+SPENT = room(0)
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -27,7 +35,7 @@ class Ended(msgspec.Struct, frozen=True):
     why: str = "malformed"  # or another reason to refuse it, or "duplicate"
 
 
-def weigh(allowance: Allowance, *ended: Ended, offset: int = 0, policy: Policy = SMALL) -> Outcome:
+def weigh(allowance: Bucket, *ended: Ended, offset: int = 0, policy: Policy = SMALL) -> Outcome:
     """Give what comes of a batch of these."""
     records = [RawRecord("t", 0, at, NOW_MS + one.at_ms, bytes(one.size)) for at, one in enumerate(ended, offset)]
     judged = [_judged(record, one.why) for record, one in zip(records, ended, strict=True)]
@@ -45,29 +53,29 @@ def _judged(record: RawRecord, why: str) -> Refused | Duplicate:
 def test_as_much_is_kept_of_each_as_the_policy_says() -> None:
     outcome = weigh(FULL, Ended(1_000), Ended(70), Ended(0), Ended(99, why="duplicate"))
     assert outcome.shown == {0: 100, 1: 70, 2: 0, 3: 99}, "an empty message is shown whole"
-    assert outcome.allowance == Allowance(300 - 269, NOW_MS)
+    assert outcome.allowance == room(300 - 269)
 
 
 def test_what_does_not_fit_is_passed_over_and_what_is_smaller_may_still_fit() -> None:
-    outcome = weigh(Allowance(150, NOW_MS), Ended(100), Ended(51), Ended(50), Ended(1))
+    outcome = weigh(room(150), Ended(100), Ended(51), Ended(50), Ended(1))
     assert outcome.shown == {0: 100, 2: 50}
     assert outcome.total(Verdict.REFUSED) == 4
 
 
 def test_a_partition_that_nobody_has_read_yet_may_keep_a_whole_burst() -> None:
-    assert weigh(Allowance(), *[Ended(100)] * 5).shown == {0: 100, 1: 100, 2: 100}
+    assert weigh(Bucket(), *[Ended(100)] * 5).shown == {0: 100, 1: 100, 2: 100}
 
 
 def test_the_allowance_grows_with_the_brokers_clock_up_to_a_burst() -> None:
     assert weigh(SPENT, Ended(100, at_ms=99)).shown == {}
     assert weigh(SPENT, Ended(100, at_ms=100)).shown == {0: 100}
-    assert weigh(SPENT, Ended(100, at_ms=10**9)).allowance == Allowance(200, NOW_MS + 10**9)
+    assert weigh(SPENT, Ended(100, at_ms=10**9)).allowance == room(200, 10**9)
 
 
 def test_a_clock_that_goes_back_gives_nothing_twice() -> None:
     outcome = weigh(SPENT, Ended(1, at_ms=100), Ended(99, at_ms=0), Ended(1, at_ms=100))
     assert outcome.shown == {0: 1, 1: 99}
-    assert outcome.allowance == Allowance(0, NOW_MS + 100)
+    assert outcome.allowance == room(0, 100)
 
 
 def test_poison_is_always_kept_whole_and_at_nobodys_expense() -> None:
@@ -99,7 +107,7 @@ def test_any_way_of_cutting_into_batches_keeps_the_same_bytes(ended: list[Ended]
 
 def test_a_million_forgeries_fill_what_was_allowed_and_no_more_and_are_counted_each() -> None:
     policy, count, per_s = Policy(), 1_000_000, 10_000
-    value, allowance, kept, refused = bytes(2_000), Allowance(), 0, 0
+    value, allowance, kept, refused = bytes(2_000), Bucket(), 0, 0
     for start in range(0, count, 8_000):
         records = [RawRecord("t", 0, at, NOW_MS + at * 1000 // per_s, value) for at in range(start, start + 8_000)]
         forged = [Refused(record, Refusal.BAD_SIGNATURE, "it does not hold") for record in records]

@@ -13,7 +13,8 @@ from ingest.adapters.memory.wire import QUIET, Connection, Wire
 from ingest.core.device import Device, KeyRing, Sender
 from ingest.core.judge import Content, Number, Prior, Priors, Suspect, number, owns_its_number
 from ingest.core.message import Envelope, Refused, Verified
-from ingest.core.outcome import Accepted, Alert, Allowance, Duplicate, Held, Outcome, Span, Strangers, verdict_of
+from ingest.core.outcome import Accepted, Alert, Duplicate, Held, Outcome, Span, Strangers, verdict_of
+from ingest.core.rate import FLEET, Bucket, Shares
 from ingest.core.seal import BEGINNING, links_of, seal
 from ingest.core.standing import Accusation, Cohort, Trips, quarantines
 from ingest.core.verdict import Verdict
@@ -29,7 +30,8 @@ class Owned(msgspec.Struct):
     next_offset: int = 0
     log_id: str | None = None
     record_hash: bytes | None = None
-    allowance: Allowance = Allowance()
+    allowance: Bucket = Bucket()
+    shares: dict[int, Bucket] = {}  # by tenant_no
     strangers: Strangers = Strangers()
     seal: bytes = BEGINNING
     attempts: int = 0
@@ -229,6 +231,11 @@ class MemoryTransaction:
                 await self._connection.lock(self._store.cohorts[cohort])
             return {cohort: self._store.trips(cohort) for cohort in cohorts}
 
+    async def shares(self, tenants: AbstractSet[int]) -> Shares:
+        """See ingest.ports.Transaction."""
+        async with self._connection.call("shares"):
+            return {no: self._owned.shares[no] for no in {*tenants, FLEET} if no in self._owned.shares}
+
     async def commit(self, outcome: Outcome) -> None:
         """See ingest.ports.Transaction: takes effect at the end of the block."""
         async with self._connection.call("write"):
@@ -256,6 +263,7 @@ class MemoryTransaction:
         owned.next_offset, owned.record_hash = span.to_offset, span.record_hash
         owned.allowance, owned.strangers = outcome.allowance, outcome.strangers
         owned.seal = seal(owned.seal, links_of(outcome))
+        owned.shares = {**owned.shares, **outcome.shares}
 
 
 def _remembered(outcome: Outcome) -> list[tuple[Verified, bool]]:

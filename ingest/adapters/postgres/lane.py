@@ -26,7 +26,8 @@ from ingest.core.evidence import allot
 from ingest.core.examine import Examiner
 from ingest.core.judge import Content, KeysMovedError
 from ingest.core.message import Examined, RawRecord, Verified
-from ingest.core.outcome import Allowance, Outcome, span_of
+from ingest.core.outcome import Outcome, span_of
+from ingest.core.rate import Bucket
 from ingest.core.verdict import Refusal, Verdict
 from ingest.decision import decide
 from ingest.ports import TroubleError
@@ -116,7 +117,7 @@ class Review:
         view = _View(batch, _without(devices, taken.values()), list(taken.values()))
         span = span_of([record for record, _ in ours], ours[0][0].offset)
         outcome = await decide(view, [one for _, one in ours], policy, span)
-        kept = allot(view.whole(outcome), Allowance(), policy)
+        kept = allot(view.whole(outcome), Bucket(), policy)
         await batch.write(replace(kept, alerts=proven(outcome, policy)))
         again = [held.verified.record.offset for held in outcome.held]
         await self._connection.execute(queries.HELD_AGAIN, *where, again, release_no)
@@ -143,6 +144,9 @@ class _View:
     async def known(self, blamed: Sequence[Verified]) -> AbstractSet[Content]:  # noqa: ARG002 (more is asked for)
         """See ingest.ports.Transaction."""
         return await self._batch.known_contents(self._contents)
+
+    async def shares(self, tenants: AbstractSet[int]) -> None:
+        """See ingest.ports.Transaction: what waited is not too much at once, and is charged to nobody."""
 
     def whole(self, outcome: Outcome) -> Outcome:
         """Let the rows be written of all whose messages were taken out, whatever became of those."""

@@ -44,7 +44,7 @@ TAKE_OVER = """
         attempt_offset = next_offset
     from store.topic t
     where t.topic_no = l.topic_no and l.topic_no = $1 and partition = $2
-    returning owner_epoch, next_offset, log_id, record_hash, attempts, shown_bytes, shown_at,
+    returning owner_epoch, next_offset, log_id, record_hash, attempts, shown_milli, shown_at,
         strangers_window, strangers, seal"""
 
 LOG_ID = """
@@ -64,7 +64,7 @@ RELEASE = """
     where topic_no = $1 and partition = $2 and owner_epoch = $3"""
 
 MOVE_OFFSET = """
-    update store.partition_lease set next_offset = $5, record_hash = $6, shown_bytes = $7, shown_at = $8,
+    update store.partition_lease set next_offset = $5, record_hash = $6, shown_milli = $7, shown_at = $8,
         strangers_window = $9, strangers = $10, judged_to = greatest(judged_to, $11),
         seal = $12
     where topic_no = $1 and partition = $2 and owner_epoch = $3 and next_offset = $4"""
@@ -140,7 +140,7 @@ REGISTERED_KIDS = """
 
 RECALL = """
     select device_no, standing, key_version, epoch, held, held_bytes, boots, seen::text, seen_floor, lowest, highest,
-           accepted, suspicion, suspicion_at, software, clock_off_since
+           accepted, suspicion, suspicion_at, software, clock_off_since, rate_milli, rate_at
     from store.device_state where device_no = any($1) order by device_no for no key update"""
 
 RECALL_CLOSED = """
@@ -201,6 +201,10 @@ COHORT_DEVICES = """
         where s.software = $2 and v.tenant_no = $1 limit 200000
     ) cohort"""
 
+SHARES = """
+    select tenant_no, rate_milli, rate_at from store.share
+    where topic_no = $1 and partition = $2 and tenant_no = any($3)"""
+
 # Commit --------------------------------------------------------------------------------------------------------------
 
 UPDATE_DEVICES = """
@@ -209,12 +213,12 @@ UPDATE_DEVICES = """
         seen = u.seen::int8multirange, seen_floor = u.seen_floor,
         lowest = u.lowest, highest = u.highest, accepted = u.accepted,
         standing = u.standing, suspicion = u.suspicion, suspicion_at = u.suspicion_at, software = u.software,
-        clock_off_since = u.clock_off_since
+        clock_off_since = u.clock_off_since, rate_milli = u.rate_milli, rate_at = u.rate_at
     from unnest($1::bigint[], $2::integer[], $3::bytea[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
                 $8::bigint[], $9::bigint[], $10::text[], $11::integer[], $12::timestamptz[], $13::text[],
-                $14::timestamptz[])
+                $14::timestamptz[], $15::bigint[], $16::timestamptz[])
         u (device_no, held, boots, seen, seen_floor, lowest, highest, accepted, held_bytes, standing, suspicion,
-           suspicion_at, software, clock_off_since)
+           suspicion_at, software, clock_off_since, rate_milli, rate_at)
     where s.device_no = u.device_no"""
 
 UPDATE_CLOSED = """
@@ -224,6 +228,12 @@ UPDATE_CLOSED = """
     from unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
         u (device_no, epoch, seen, seen_floor, lowest, highest, accepted)
     where c.device_no = u.device_no and c.epoch = u.epoch"""
+
+UPDATE_SHARES = """
+    insert into store.share (topic_no, partition, tenant_no, rate_milli, rate_at)
+    select $1, $2, * from unnest($3::integer[], $4::bigint[], $5::timestamptz[])
+    on conflict (topic_no, partition, tenant_no)
+    do update set rate_milli = excluded.rate_milli, rate_at = excluded.rate_at"""
 
 BATCH = """
     insert into store.batch (topic_no, partition, from_offset, to_offset, accepted, duplicate, held, refused,

@@ -9,6 +9,7 @@ import msgspec
 from ingest.core.device import Device
 from ingest.core.message import RawRecord, Refused
 from ingest.core.outcome import Accepted, Alert, Duplicate, Held, Outcome
+from ingest.core.rate import Bucket, Shares
 from ingest.core.seal import claims
 from ingest.core.sequence import Ledger
 from ingest.core.verdict import Verdict
@@ -177,7 +178,17 @@ def devices(changed: Sequence[Device]) -> list[list[Any]]:
         [device.suspicion_at_ms * 1000 for device in changed],
         [device.software for device in changed],
         [None if device.clock_off_since_ms is None else device.clock_off_since_ms * 1000 for device in changed],
+        *_buckets([device.rate for device in changed]),
     ]
+
+
+def shares(charged: Shares) -> list[list[int]]:
+    """Give the columns for UPDATE_SHARES, by tenant."""
+    return [sorted(charged), *_buckets([charged[no] for no in sorted(charged)])]
+
+
+def _buckets(buckets: Sequence[Bucket]) -> list[list[int]]:
+    return [[bucket.level_milli for bucket in buckets], [bucket.at_ms * 1000 for bucket in buckets]]
 
 
 def closed(changed: Sequence[Device]) -> list[list[Any]]:

@@ -24,7 +24,8 @@ from ingest.adapters.postgres.transaction import Ownership, PostgresTransaction
 from ingest.core.device import KeyRing
 from ingest.core.judge import KeysMovedError
 from ingest.core.message import Envelope, Refused
-from ingest.core.outcome import Allowance, Strangers
+from ingest.core.outcome import Strangers
+from ingest.core.rate import Bucket
 from ingest.ports import Mark, TroubleError
 
 UPKEEP_EVERY_S = 3_600.0
@@ -95,7 +96,7 @@ class PostgresLease:
         self._connection = ownership.connection
         self.mark = Mark(taken["next_offset"], taken["log_id"], taken["record_hash"])
         self.attempts: int = taken["attempts"]
-        self.allowance = Allowance(taken["shown_bytes"], taken["shown_at"] // 1000)
+        self.allowance = Bucket(taken["shown_milli"], taken["shown_at"] // 1000)
         self.strangers = Strangers(taken["strangers_window"], int.from_bytes(taken["strangers"], "big"))
         self._seal: bytes = taken["seal"]
 

@@ -17,6 +17,7 @@ from ingest.core.device import Device, Standing
 from ingest.core.judge import Content, Number, Prior, Priors, Suspect, number
 from ingest.core.message import Verified
 from ingest.core.outcome import Alert, Outcome, Strangers
+from ingest.core.rate import FLEET, Bucket, Shares
 from ingest.core.seal import BEGINNING, links_of, seal
 from ingest.core.sequence import Ledger
 from ingest.core.standing import Cohort, Trips
@@ -107,6 +108,14 @@ class PostgresTransaction:
             found[tenant_no, software] = Trips(tuple(row[0] // 1000 for row in at_ms), devices)
         return found
 
+    async def shares(self, tenants: AbstractSet[int]) -> Shares:
+        """See ingest.ports.Transaction."""
+        if not tenants:
+            return {}
+        where = self.stamp.topic_no, self.stamp.partition
+        found = await self._connection.fetch(queries.SHARES, *where, sorted({*tenants, FLEET}))
+        return {row["tenant_no"]: _bucket(row) for row in found}
+
     async def commit(self, outcome: Outcome) -> None:
         """See ingest.ports.Transaction."""
         await self.write(outcome)
@@ -164,10 +173,13 @@ class PostgresTransaction:
             queries.BATCH, stamp.topic_no, stamp.partition, span.from_offset, span.to_offset, *totals, skipped,
             stamp.owner_epoch, stamp.judged_by, stamp.worker, links, self.seal,
         )  # fmt: skip
+        if outcome.shares:
+            where = stamp.topic_no, stamp.partition
+            await self._connection.execute(queries.UPDATE_SHARES, *where, *rows.shares(outcome.shares))
         allowed = outcome.allowance
         moved = await self._connection.execute(
             queries.MOVE_OFFSET, stamp.topic_no, stamp.partition, stamp.owner_epoch, span.from_offset, span.to_offset,
-            span.record_hash, allowed.bytes_left, allowed.at_ms * 1000, outcome.strangers.window,
+            span.record_hash, allowed.level_milli, allowed.at_ms * 1000, outcome.strangers.window,
             _bitmap(outcome.strangers), span.received_at_ms * 1000, self.seal,
         )  # fmt: skip
         if moved != "UPDATE 1":
@@ -189,8 +201,12 @@ def _device(row: asyncpg.Record) -> Device:
         row["device_no"], Standing(row["standing"]), row["key_version"], row["epoch"], row["held"],
         tuple(boots[at : at + 8] for at in range(0, len(boots), 8)), {row["epoch"]: _ledger(row)}, row["held_bytes"],
         row["suspicion"], row["suspicion_at"] // 1000, row["software"],
-        None if row["clock_off_since"] is None else row["clock_off_since"] // 1000,
+        None if row["clock_off_since"] is None else row["clock_off_since"] // 1000, _bucket(row),
     )  # fmt: skip
+
+
+def _bucket(row: asyncpg.Record) -> Bucket:
+    return Bucket(row["rate_milli"], row["rate_at"] // 1000)
 
 
 def _ledger(row: asyncpg.Record) -> Ledger:

@@ -1,0 +1,73 @@
+"""How much may come at once? Buckets that fill by the broker's clock, one for each device, tenant and partition.
+
+A bucket is charged for what is accepted, and for nothing else: who forges or repeats costs nobody else a message.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from ingest.core.policy import Policy
+from ingest.core.verdict import Limit
+
+FLEET = 0  # stands for all tenants together, where shares are kept by tenant_no; those begin with 1
+MILLI = 1_000
+
+
+class Bucket(msgspec.Struct, frozen=True, gc=False):
+    """What is left to spend, as of a moment of the broker's clock."""
+
+    level_milli: int = 0  # thousandths of a message, or of a byte
+    at_ms: int = 0  # since 1970 UTC: long ago, so a new one is full
+
+
+class Rate(msgspec.Struct, frozen=True, gc=False):
+    """How fast a bucket fills, and how far."""
+
+    per_s: int
+    burst: int
+    away_s_max: int = 0  # one that nobody has charged for so long may hold what that time has earned, above the burst
+
+
+Shares = Mapping[int, Bucket]  # of one partition, by tenant_no
+
+
+def take(bucket: Bucket, amount: int, now_ms: int, rate: Rate) -> Bucket | None:
+    """Charge a bucket; None if it does not hold so much."""
+    passed_ms = max(0, now_ms - bucket.at_ms)
+    most_milli = max(rate.burst * MILLI, min(passed_ms, rate.away_s_max * 1000) * rate.per_s)
+    filled_milli = max(bucket.level_milli, min(bucket.level_milli + passed_ms * rate.per_s, most_milli))
+    left_milli = filled_milli - amount * MILLI
+    return Bucket(left_milli, max(now_ms, bucket.at_ms)) if left_milli >= 0 else None
+
+
+class Meter:
+    """What may still be accepted in a partition while a batch of it is judged."""
+
+    def __init__(self, shares: Shares, policy: Policy) -> None:
+        self._shares = dict(shares)
+        self._before = shares
+        self._device = Rate(policy.device_per_s_max, policy.device_burst_max, policy.device_away_s_max)
+        self._tenant = Rate(policy.tenant_per_s_max, policy.tenant_burst_max)
+        self._fleet = Rate(policy.fleet_per_s_max, policy.fleet_burst_max)
+
+    def charge(self, device: Bucket, tenant_no: int, now_ms: int) -> Bucket | Limit:
+        """Charge one message to its device, its tenant and the fleet, or to none of them; returns the device's bucket.
+
+        A device that has nothing left is told so first: nobody else is to blame.
+        """
+        own = take(device, 1, now_ms, self._device)
+        if own is None:
+            return Limit.DEVICE
+        tenant = take(self._shares.get(tenant_no, Bucket()), 1, now_ms, self._tenant)
+        if tenant is None:
+            return Limit.TENANT
+        fleet = take(self._shares.get(FLEET, Bucket()), 1, now_ms, self._fleet)
+        if fleet is None:
+            return Limit.FLEET
+        self._shares.update({tenant_no: tenant, FLEET: fleet})
+        return own
+
+    def changed(self) -> Shares:
+        """Give the shares that were charged."""
+        return {no: share for no, share in self._shares.items() if share is not self._before.get(no)}
