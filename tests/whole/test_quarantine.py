@@ -97,6 +97,60 @@ def test_a_release_that_is_killed_in_the_middle_goes_on_and_judges_each_message_
     house.check_tiles()
 
 
+def quarantine(house: House, device: Stranger) -> None:
+    """Let a device say two things under its first number."""
+    weigh(house, device.say(1), device.say(1, encode(state(speed=1.0))))
+
+
+def test_where_policy_asks_for_two_one_proposes_and_another_approves(house: House) -> None:
+    device = enrolled(house, "tcu-3")
+    with house.worker():
+        quarantine(house, device)
+        weigh(house, device.say(2))
+    two = {"policy_release_approvals": 2}
+    release = ("quarantine", "release", "tcu-3", "--reason", "the copy was found", "--by", "ada")
+    proposed = house.attempt(*release, **two)
+    assert proposed.returncode == 0
+    assert "proposal 1: release tcu-3. Nothing has changed yet" in proposed.stdout
+    found = shown(house, device)
+    assert (found["standing"], [row["actor"] for row in found["proposals"]]) == ("quarantined", ["ada"])
+    assert "ada's own" in house.refuse("quarantine", "approve", "1", "--reason", "x", "--by", "Ada", **two)
+    assert verdicts(house)["held", "quarantined"] == 1
+    assert "ada" in house.run("quarantine", "proposals").stdout
+    house.run("quarantine", "approve", "1", "--reason", "I have seen it", "--by", "bob")
+    assert verdicts(house) == {("accepted", ""): 2, ("held", "equivocation"): 1}
+    house.attempt("quarantine", "revoke", "tcu-3", "--reason", "after all", "--by", "bob", **two)
+    house.run("quarantine", "withdraw", "2", "--reason", "or not")
+    assert shown(house, device)["standing"] == "released"
+    assert house.run("quarantine", "proposals").stdout == ""
+    house.run("audit", "verify")
+
+
+def test_what_is_held_without_bytes_lapses_at_the_release_and_is_judged_when_it_is_sent_again(house: House) -> None:
+    device = enrolled(house, "tcu-4")
+    said = [device.say(seq) for seq in range(2, 7)]
+    with house.worker(policy_held_bytes_max=3 * len(said[0])):
+        quarantine(house, device)
+        weigh(house, *said)
+        found = shown(house, device)
+        assert (found["waiting"], found["waiting_without_bytes"]) == ({"equivocation": 1, "quarantined": 5}, 3)
+        done = house.run("quarantine", "release", "tcu-4", "--reason", "the copy was found")
+        assert "2 accepted, 1 held" in done.stderr
+        assert "of what has lapsed no bytes were kept" in done.stderr
+        assert verdicts(house) == {("accepted", ""): 3, ("held", "equivocation"): 1, ("refused", "lapsed"): 3}
+        house.check_tiles()
+        weigh(house, *said)
+    assert verdicts(house) == {
+        ("accepted", ""): 6,
+        ("duplicate", ""): 2,
+        ("held", "equivocation"): 1,
+        ("refused", "lapsed"): 3,
+    }
+    (row,) = house.query("select accepted, held, refused, done_at is not null from weighbridge.release")
+    assert tuple(row) == (2, 1, 3, True)
+    house.check_tiles()
+
+
 def test_what_is_held_for_a_schema_is_judged_again_and_held_again_while_the_schema_is_missing(house: House) -> None:
     device = enrolled(house, "tcu-2")
     unknown = b"\xc3\x01" + bytes(8) + b"what it says"
