@@ -10,6 +10,7 @@ import msgspec
 from device_sim import fault, trouble
 from device_sim.fault import Fault
 from device_sim.identity import Fleet, Identity
+from device_sim.lifecycle import Lives, Part
 from device_sim.trouble import Act, Trouble
 from device_sim.vehicle import SAMPLES_MAX, Send, Turn, Vehicle, World, build
 from device_sim.wire import load
@@ -17,7 +18,7 @@ from device_sim.wire import load
 FLAT_OUT = 5_000  # messages/s of simulated time when none is asked for: rather behind the broker's clock than ahead
 TURNS_CALM = 4  # a troubled vehicle has its trouble every fourth turn, and is an ordinary one in between
 
-Cause = Trouble | Fault
+Cause = Trouble | Fault | Part
 
 
 class Mix(msgspec.Struct, frozen=True):
@@ -71,14 +72,17 @@ class _Cast:
         return next((cause for end, cause in self._roles if rank < end), None)
 
 
-def sends(plan: Plan) -> Iterator[Send]:
-    """Give all sends in order, without end: who takes them decides how many. Raises ValueError if the mix cannot be."""
+def sends(plan: Plan, lives: Lives | None = None) -> Iterator[Send]:
+    """Give all sends in order, without end: who takes them decides how many. Raises ValueError if the mix cannot be.
+
+    Where people decide about vehicles in the meantime, `lives` is how the vehicles learn of it.
+    """
     interval_s = plan.fleet.vehicles / (plan.rate or FLAT_OUT)
     world = World(Identity(plan.fleet), load(), plan.start_s, interval_s, plan.samples_max)
-    return _play(plan, world, _Cast(plan))
+    return _play(plan, world, _Cast(plan), lives or Lives(world.identity))
 
 
-def _play(plan: Plan, world: World, cast: _Cast) -> Iterator[Send]:
+def _play(plan: Plan, world: World, cast: _Cast, lives: Lives) -> Iterator[Send]:
     rate = plan.rate or FLAT_OUT
     vehicles: dict[int, tuple[Vehicle, Cause | None]] = {}
     stride = _coprime(plan.fleet.vehicles, 0.618)
@@ -88,15 +92,17 @@ def _play(plan: Plan, world: World, cast: _Cast) -> Iterator[Send]:
         if number not in vehicles:
             vehicles[number] = build(world, number), cast.cause(number)
         vehicle, cause = vehicles[number]
-        for send in _act(Turn(world, vehicle, plan.start_s + sent / rate, cause)):
+        for send in _act(Turn(world, vehicle, plan.start_s + sent / rate, cause), lives):
             yield send
             sent += 1
         vehicle.turns += 1
 
 
-def _act(turn: Turn) -> Iterator[Send]:
+def _act(turn: Turn, lives: Lives) -> Iterator[Send]:
     act: Act | None = None
     match turn.cause:
+        case Part():
+            return lives.play(turn, turn.cause)
         case Trouble():
             act = trouble.ACTS[turn.cause]
         case Fault():

@@ -36,6 +36,22 @@ class Fleet(msgspec.Struct, frozen=True):
     p256_share: float = 0.5
 
 
+class Papers(msgspec.Struct, frozen=True):
+    """What the registry has given to a vehicle since the beginning of the run."""
+
+    unit: int = 0  # how many units have been replaced
+    keys: int = 0  # how many further keys the unit has had
+    epochs: int = 0  # and how many further epochs
+
+    @property
+    def purpose(self) -> tuple[object, ...]:
+        """Tell apart what is derived for the keys of one vehicle."""
+        return (self.unit, self.keys) if self.unit or self.keys else ()
+
+
+FIRST = Papers()
+
+
 class Registration(msgspec.Struct, frozen=True):
     """One line of the file that `weighbridge devices import` reads."""
 
@@ -61,37 +77,37 @@ class Identity:
         """Derive 32 bytes for one purpose of one vehicle."""
         return hashlib.sha256(self._root + "|".join(map(str, (number, *purpose))).encode()).digest()
 
-    def device_id(self, number: int) -> str:
+    def device_id(self, number: int, papers: Papers = FIRST) -> str:
         """Name the device; a number beyond the fleet names a device that nobody registered."""
-        return f"{self._stem}-{number:06d}"
+        return f"{self._stem}-{number:06d}" + (f".{papers.unit}" if papers.unit else "")
 
     def tenant(self, number: int) -> str:
         """Name the owner."""
         return f"tenant-{1 + number % 4}"
 
-    def epoch(self, number: int) -> int:
+    def epoch(self, number: int, papers: Papers = FIRST) -> int:
         """Tell which incarnation of the device the registry knows."""
-        return 1 + number % 3
+        return 1 + number % 3 + papers.epochs
 
-    def kid(self, number: int) -> bytes:
+    def kid(self, number: int, papers: Papers = FIRST) -> bytes:
         """Name the key; from 1 to 32 bytes are allowed, and all lengths from 8 occur."""
-        return self.derive(number, "kid")[: 8 + number % 25]
+        return self.derive(number, "kid", *papers.purpose)[: 8 + number % 25]
 
     def is_p256(self, number: int) -> bool:
         """Tell whether the device signs with P-256 rather than Ed25519."""
         return self.derive(number, "algorithm")[0] < 256 * self.fleet.p256_share
 
-    def _signer(self, number: int) -> Signer:
+    def _signer(self, number: int, papers: Papers = FIRST) -> Signer:
         labels = _P256_LABELS if self.is_p256(number) else _ED25519_LABELS
-        return Signer(labels[number % 4], self.kid(number), self._key(number))
+        return Signer(labels[number % 4], self.kid(number, papers), self._key(number, "key", *papers.purpose))
 
     def forger(self, number: int) -> Signer:
         """Give what an attacker has who knows everything of a device but its key."""
         true = self.signer(number)
         return Signer(true.alg, true.kid, self._key(number, "forged key"))
 
-    def _key(self, number: int, purpose: str = "key") -> PrivateKey:
-        secret = self.derive(number, purpose)
+    def _key(self, number: int, *purpose: object) -> PrivateKey:
+        secret = self.derive(number, *purpose)
         if not self.is_p256(number):
             return Ed25519PrivateKey.from_private_bytes(secret)
         return derive_private_key(1 + int.from_bytes(secret, "big") % (P256_ORDER - 1), SECP256R1())
@@ -117,17 +133,20 @@ class Identity:
 
     def registrations(self) -> Iterator[Registration]:
         """Give the registry's line for each vehicle."""
-        for number in range(self.fleet.vehicles):
-            public = self._key(number).public_key()
-            yield Registration(
-                device_id=self.device_id(number),
-                tenant=self.tenant(number),
-                vehicle_id=self.vehicle_id(number),
-                epoch=self.epoch(number),
-                kid=self.kid(number).hex(),
-                alg="ES256" if self.is_p256(number) else "EdDSA",
-                public_key=public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
-            )
+        return (self.registration(number) for number in range(self.fleet.vehicles))
+
+    def registration(self, number: int, papers: Papers = FIRST) -> Registration:
+        """Say what the registry is to know of a device with these papers."""
+        public = self._key(number, "key", *papers.purpose).public_key()
+        return Registration(
+            device_id=self.device_id(number, papers),
+            tenant=self.tenant(number),
+            vehicle_id=self.vehicle_id(number),
+            epoch=self.epoch(number, papers),
+            kid=self.kid(number, papers).hex(),
+            alg="ES256" if self.is_p256(number) else "EdDSA",
+            public_key=public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
+        )
 
 
 def _base33(number: int, width: int) -> str:

@@ -190,6 +190,7 @@ def _placed(landed: RecordMetadata) -> RecordMetadata:
 
 
 def _deserved(landed: RecordMetadata, send: Send) -> Deserved:
+    lived = send.lived and msgspec.structs.replace(send.lived, received_at_ms=landed.timestamp)
     return Deserved(
         topic=landed.topic,
         partition=landed.partition,
@@ -199,4 +200,5 @@ def _deserved(landed: RecordMetadata, send: Send) -> Deserved:
         group=send.group,
         fault=send.cause,
         device_id=send.device_id,
+        lived=lived,
     )

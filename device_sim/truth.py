@@ -7,6 +7,7 @@ from typing import Final, TextIO
 
 import msgspec
 
+from device_sim.vehicle import Lived
 from ingest.core.verdict import Verdict
 
 EXAMPLES_MAX = 20
@@ -14,7 +15,7 @@ _CHUNK_BITS = 12  # positions are kept in chunks of 4,096: two bytes a position,
 _SEEN = 0x8000
 
 
-class Deserved(msgspec.Struct, frozen=True, gc=False):
+class Deserved(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One line of the truth file: a position, and the verdict that what stands there deserves."""
 
     topic: str
@@ -25,6 +26,9 @@ class Deserved(msgspec.Struct, frozen=True, gc=False):
     group: int | None  # positions of one group may exchange their verdicts
     fault: str
     device_id: str
+    lived: Lived | None = None  # what is still open about it (hindsight.py)
+    otherwise: tuple[Verdict, str] | None = None  # deserved as well: a person decided while it was on its way
+    tenant: str = ""  # whose it is, if it is stored; "" if that was not said
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
@@ -35,6 +39,15 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     offset: int
     verdict: str
     reason: str  # "" if the verdict has none
+
+
+class Owned(msgspec.Struct, frozen=True, gc=False):
+    """One stored message, and whose the store says that it is."""
+
+    topic: str
+    partition: int
+    offset: int
+    tenant: str
 
 
 class Span(msgspec.Struct, frozen=True, gc=False):
@@ -67,11 +80,14 @@ class Differences(msgspec.Struct, frozen=True):
     deserved: dict[tuple[str, str], int]  # by verdict and reason
     found: dict[tuple[str, str], int]
     examples: list[Difference]
+    either: int = 0  # sends that deserve one of two verdicts
+    owned: int = 0  # stored messages whose owner was compared
+    misowned: int = 0
 
     @property
     def agrees(self) -> bool:
-        """Whether every send has exactly its deserved verdict."""
-        return self.unaccounted == self.wrong == self.unexpected == 0
+        """Whether every send has exactly its deserved verdict, and is its owner's."""
+        return self.unaccounted == self.wrong == self.unexpected == self.misowned == 0
 
 
 class Writer:
@@ -105,6 +121,8 @@ class _Kind(msgspec.Struct, frozen=True):
     reason: str
     fault: str
     grouped: bool
+    otherwise: tuple[str, str] | None
+    tenant: str
 
 
 class Comparison:
@@ -119,7 +137,8 @@ class Comparison:
         self._owed: dict[int, Counter[tuple[str, str]]] = {}
         self._deserved: Counter[tuple[str, str]] = Counter()
         self._found: Counter[tuple[str, str]] = Counter()
-        self._answered = self._wrong = self._unexpected = 0
+        self._sent = self._answered = self._wrong = self._unexpected = 0
+        self._either = self._owned = self._misowned = 0
         self._examples: list[Difference] = []
 
     def expect(self, row: Deserved) -> None:
@@ -133,7 +152,11 @@ class Comparison:
                 f"the truth names {row.topic}/{row.partition}/{row.offset} twice: was it written by one run?"
             )
         chunk[cell] = self._index(row)
-        self._deserved[row.verdict, row.reason] += 1
+        self._sent += 1
+        if row.otherwise is None:
+            self._deserved[row.verdict, row.reason] += 1
+        else:
+            self._either += 1
         first, last = self._spans.get((row.topic, row.partition), (row.offset, row.offset))
         self._spans[row.topic, row.partition] = min(first, row.offset), max(last, row.offset)
         if row.group is not None:
@@ -141,12 +164,12 @@ class Comparison:
             self._owed.setdefault(row.group, Counter())[row.verdict, row.reason] += 1
 
     def _index(self, row: Deserved) -> int:
-        kind = _Kind(row.verdict, row.reason, row.fault, row.group is not None)
+        kind = _Kind(row.verdict, row.reason, row.fault, row.group is not None, row.otherwise, row.tenant)
         index = self._indices.get(kind)
         if index is None:
             self._kinds.append(kind)
             index = self._indices[kind] = len(self._kinds)
-            assert index < _SEEN, "verdicts, reasons and faults are closed sets"
+            assert index < _SEEN, "verdicts, reasons, faults and tenants are few"
         return index
 
     def spans(self) -> list[Span]:
@@ -177,15 +200,37 @@ class Comparison:
             fits = owed[verdict] > 0
             owed[verdict] -= fits
         else:
-            fits = verdict == (kind.verdict, kind.reason)
+            fits = verdict in ((kind.verdict, kind.reason), kind.otherwise)
+        if kind.otherwise is not None:
+            self._deserved[verdict if fits else (kind.verdict, kind.reason)] += 1
         if not fits:
             self._wrong += 1
             self._note(row, kind.fault, _phrase(kind.verdict, kind.reason))
 
+    @property
+    def names_owners(self) -> bool:
+        """Whether the truth says whose messages are."""
+        return any(kind.tenant for kind in self._kinds)
+
+    def own(self, row: Owned) -> None:
+        """Take the owner of one stored message."""
+        where, cell = _locate(row.topic, row.partition, row.offset)
+        mark = self._chunks[where][cell] & ~_SEEN if where in self._chunks else 0
+        kind = self._kinds[mark - 1] if mark else None
+        if kind is None or not kind.tenant:
+            return
+        self._owned += 1
+        if kind.tenant != row.tenant:
+            self._misowned += 1
+            self._keep(Difference(row.topic, row.partition, row.offset, kind.fault, kind.tenant, row.tenant))
+
     def _note(self, row: Found, fault: str, deserved: str) -> None:
+        found = _phrase(row.verdict, row.reason)
+        self._keep(Difference(row.topic, row.partition, row.offset, fault, deserved, found))
+
+    def _keep(self, difference: Difference) -> None:
         if len(self._examples) < EXAMPLES_MAX:
-            found = _phrase(row.verdict, row.reason)
-            self._examples.append(Difference(row.topic, row.partition, row.offset, fault, deserved, found))
+            self._examples.append(difference)
 
     def _missing(self) -> Iterator[Difference]:
         for (topic, partition, chunk_no), chunk in self._chunks.items():
@@ -198,7 +243,7 @@ class Comparison:
 
     def differences(self) -> Differences:
         """Say what differs so far; complete once the store has been read."""
-        sent = self._deserved.total()
+        sent = self._sent
         room = max(0, EXAMPLES_MAX - len(self._examples)) if sent > self._answered else 0
         missing = [difference for _, difference in zip(range(room), self._missing(), strict=False)]
         return Differences(
@@ -209,6 +254,9 @@ class Comparison:
             deserved=dict(self._deserved),
             found=dict(self._found),
             examples=[*self._examples, *missing],
+            either=self._either,
+            owned=self._owned,
+            misowned=self._misowned,
         )
 
 

@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from device_sim.chance import Chance
-from device_sim.identity import Identity
+from device_sim.identity import FIRST, Identity, Papers
 from device_sim.physics import MODELS, Motion, advance, park
 from device_sim.sampling import observe
 from device_sim.wire import VERSIONS, Claims, Sample, Schema, Signer, seal
@@ -34,6 +34,7 @@ class Vehicle(msgspec.Struct, gc=False):
     suspicion: int = 0  # what it has given us cause for, by our own policy's default weights
     accused_at_s: float = 0.0
     quarantined: bool = False
+    papers: Papers = FIRST
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
@@ -48,6 +49,16 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
         return seal(self.claims, self.payload, self.signer)
 
 
+class Lived(msgspec.Struct, frozen=True, gc=False):
+    """What the truth of a message rests on, where people decide about its vehicle while it is on its way."""
+
+    number: int  # the vehicle
+    deed: int  # which of the deeds upon the vehicle comes next
+    issued_at_s: float
+    otherwise: tuple[Verdict, str] | None = None  # what it deserves if it is judged after that deed
+    received_at_ms: int = 0  # by the broker, once it has landed
+
+
 class Send(msgspec.Struct, frozen=True, gc=False):
     """One message to produce, and the verdict that it deserves."""
 
@@ -58,6 +69,7 @@ class Send(msgspec.Struct, frozen=True, gc=False):
     cause: str  # the misbehaviour or honest trouble behind it, or "honest"
     group: int | None = None  # sends of one group may exchange their verdicts
     partition_shift: int = 0  # how many partitions away from the key's own
+    lived: Lived | None = None
 
 
 class World(msgspec.Struct, frozen=True):
@@ -86,8 +98,8 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
 
     def say(self, samples: list[Sample], seq: int, at_s: float) -> Draft:
         """Say these samples."""
-        payload = self.schema().encode(samples)
-        return Draft(self.claims(seq, at_s), payload, self.world.identity.signer(self.vehicle.number))
+        payload, vehicle = self.schema().encode(samples), self.vehicle
+        return Draft(self.claims(seq, at_s), payload, self.world.identity.signer(vehicle.number, vehicle.papers))
 
     def claims(self, seq: int, at_s: float) -> Claims:
         """Fill in the header."""
@@ -95,7 +107,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
         return Claims(
             device_id=self.device_id,
             issued_at_s=int(at_s) if number % 2 else at_s,
-            epoch=identity.epoch(number),
+            epoch=identity.epoch(number, vehicle.papers),
             seq=seq,
             boot=identity.boot(number, vehicle.boots),
             software=identity.software(number, vehicle.updates),
@@ -169,7 +181,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     @property
     def device_id(self) -> str:
         """The name of the vehicle's device."""
-        return self.world.identity.device_id(self.vehicle.number)
+        return self.world.identity.device_id(self.vehicle.number, self.vehicle.papers)
 
 
 def _samples_usual(number: int) -> int:

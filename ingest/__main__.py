@@ -44,6 +44,7 @@ from loadtest.attack.command import attack
 from loadtest.chaos.command import chaos
 from loadtest.check import check
 from loadtest.demo import demo
+from loadtest.lifecycle import lifecycle_
 
 PARTITIONS = 6  # of a topic that is made here
 
@@ -57,7 +58,8 @@ def main(context: click.Context) -> None:
 
 
 COMMANDS = (
-    status, down, simulate, check, demo, chaos, attack, devices, tenants, partitions, audit, quarantine, held, alerts,
+    status, down, simulate, check, demo, chaos, attack, lifecycle_,
+    devices, tenants, partitions, audit, quarantine, held, alerts,
 )  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)

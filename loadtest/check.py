@@ -12,9 +12,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from device_sim.truth import Comparison, Deserved, Differences, Found, read
+from device_sim.truth import Comparison, Deserved, Differences, Found, Owned, read
 from ingest.adapters.postgres.connection import connect
-from ingest.adapters.postgres.readout import read_verdicts
+from ingest.adapters.postgres.readout import read_owners, read_verdicts
 from ingest.config import SettingsError, read_file
 from ingest.core.verdict import Verdict
 from ingest.ports import TroubleError
@@ -39,6 +39,9 @@ async def settle(
             async for offset, verdict, reason in read_verdicts(connection, span.topic, span.partition, offsets):
                 if (span.partition, offset) not in aside:
                     comparison.find(Found(span.topic, span.partition, offset, verdict, reason))
+            if comparison.names_owners:
+                async for offset, tenant in read_owners(connection, span.topic, span.partition, offsets):
+                    comparison.own(Owned(span.topic, span.partition, offset, tenant))
     finally:
         await connection.close()
     return comparison.differences()

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from deploy import embedded, software
 from deploy.embedded.command import say, state_option
+from ingest.adapters.postgres.audit import UnfitActError
 from ingest.adapters.postgres.migration import MigrationError
 from ingest.adapters.topics import TopicError
 from ingest.ports import TroubleError
@@ -22,6 +23,9 @@ from loadtest.attack import release as release_
 from loadtest.attack.report import Report, show
 from loadtest.chaos.stage import Servers
 
+FAILURES = (
+    software.Missing, embedded.Stuck, TroubleError, TopicError, MigrationError, UnfitActError, ValueError
+)  # fmt: skip
 Attack = Callable[[Servers, Path, Console], Coroutine[Any, Any, Report]]
 
 seed_option = click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Which fleet.")
@@ -50,7 +54,7 @@ def attack() -> None:
 def forged(state: Path, as_json: bool, **numbers: float) -> None:  # noqa: FBT001 (options)
     """Name vehicles in forged messages, among their real ones: nothing of it may cost them anything."""
     wish = msgspec.convert(numbers, forged_.Wish)
-    _attack(state, lambda *scene: forged_.attack(wish, *scene), as_json=as_json)
+    conduct(state, lambda *scene: forged_.attack(wish, *scene), as_json=as_json)
 
 
 @attack.command
@@ -64,7 +68,7 @@ def forged(state: Path, as_json: bool, **numbers: float) -> None:  # noqa: FBT00
 def clones(state: Path, as_json: bool, **numbers: float) -> None:  # noqa: FBT001 (options)
     """Copy the credentials of some vehicles: all of those are quarantined, and no other."""
     wish = msgspec.convert(numbers, clones_.Wish)
-    _attack(state, lambda *scene: clones_.attack(wish, *scene), as_json=as_json)
+    conduct(state, lambda *scene: clones_.attack(wish, *scene), as_json=as_json)
 
 
 @attack.command
@@ -78,15 +82,16 @@ def clones(state: Path, as_json: bool, **numbers: float) -> None:  # noqa: FBT00
 def release(state: Path, as_json: bool, **numbers: float) -> None:  # noqa: FBT001 (options)
     """Release half of what is held, kill -9 in the middle of it, and finish: each message is judged once."""
     wish = msgspec.convert(numbers, release_.Wish)
-    _attack(state, lambda *scene: release_.attack(wish, *scene), as_json=as_json)
+    conduct(state, lambda *scene: release_.attack(wish, *scene), as_json=as_json)
 
 
-def _attack(state: Path, attack: Attack, *, as_json: bool) -> None:
+def conduct(state: Path, attack: Attack, *, as_json: bool) -> None:
+    """Let it happen on the servers there are, show what came of it, and end the process."""
     console = Console(stderr=as_json)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         report = asyncio.run(_play(state.resolve(), attack, console))
-    except (software.Missing, embedded.Stuck, TroubleError, TopicError, MigrationError, ValueError) as error:
+    except FAILURES as error:
         raise click.ClickException(str(error)) from None
     show(report, console)
     if as_json:

@@ -23,6 +23,7 @@ class Report(msgspec.Struct, frozen=True):
 
     claims: Sequence[Claim]
     facts: Mapping[str, object]
+    title: str = "What became of the attack"
 
     @property
     def good(self) -> bool:
@@ -59,7 +60,7 @@ def equal(shown: str, found: int, wanted: int) -> Claim:
 
 def show(report: Report, console: Console) -> None:
     """Say it for people."""
-    table = Table("was to be shown", "found", title="What became of the attack", title_justify="left")
+    table = Table("was to be shown", "found", title=report.title, title_justify="left")
     for claim in report.claims:
         table.add_row(claim.shown, claim.found, style=None if claim.kept else "bold red")
     console.print(table)

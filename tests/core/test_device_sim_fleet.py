@@ -127,6 +127,7 @@ def test_every_deserved_reason_occurs(mixed: list[Send]) -> None:
         Refusal.KEY_REVOKED,
         Refusal.KEY_NOT_VALID,
         Refusal.EPOCH_CLOSED,
+        Refusal.LAPSED,
         Refusal.POISON,
         Hold.KEY_RETIRED,
         Hold.RATE_LIMITED,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_sim.truth import Comparison, Deserved, Differences, Found, Span, Writer, compare, read
+from device_sim.truth import Comparison, Deserved, Differences, Found, Owned, Span, Writer, compare, read
 from ingest.core.verdict import Verdict
 
 TRUTH = [
@@ -131,3 +131,30 @@ def test_a_line_that_is_no_truth_is_named(tmp_path: Path) -> None:
     path.write_text('{"topic": "t"}\n')
     with pytest.raises(ValueError, match="line 1: not a line of truth"):
         list(read(path))
+
+
+@pytest.mark.parametrize(
+    ("found", "wrong"),
+    [(("accepted", ""), 0), (("refused", "key_revoked"), 0), (("refused", "key_not_valid"), 1)],
+)
+def test_what_may_meet_either_registry_deserves_one_of_two_verdicts(found: tuple[str, str], wrong: int) -> None:
+    one = msgspec.structs.replace(TRUTH[0], otherwise=(Verdict.REFUSED, "key_revoked"))
+    differences = compared([Found("t", 0, 100, *found)], [one])
+    assert (differences.wrong, differences.either) == (wrong, 1)
+    assert differences.deserved == {(("accepted", "") if wrong else found): 1}
+
+
+def test_a_stored_message_of_another_owner_is_named() -> None:
+    comparison = Comparison()
+    comparison.expect(msgspec.structs.replace(TRUTH[0], tenant="ours"))
+    comparison.expect(msgspec.structs.replace(TRUTH[1], tenant="ours"))
+    comparison.expect(TRUTH[2])
+    for row in STORE[:3]:
+        comparison.find(row)
+    assert comparison.names_owners
+    for offset, tenant in ((100, "theirs"), (101, "ours"), (103, "theirs"), (9_999, "theirs")):
+        comparison.own(Owned("t", 0, offset, tenant))
+    differences = comparison.differences()
+    assert not differences.agrees
+    assert (differences.owned, differences.misowned) == (2, 1)
+    assert [(one.offset, one.deserved, one.found) for one in differences.examples] == [(100, "ours", "theirs")]

@@ -13,6 +13,15 @@ _VERDICTS = """
     where topic = $1 and partition = $2 and kafka_offset between $3 and $4
     and incarnation = (select max(incarnation) from weighbridge.partition where topic = $1 and partition = $2)"""
 
+_OWNERS = """
+    select kafka_offset, tenant from weighbridge.message
+    where topic = $1 and partition = $2 and kafka_offset between $3 and $4
+    and incarnation = (select max(incarnation) from weighbridge.partition where topic = $1 and partition = $2)"""
+
+_POSITIONS = """
+    select partition, next_offset from weighbridge.partition
+    where topic = $1 and incarnation = (select max(incarnation) from weighbridge.partition where topic = $1)"""
+
 _OWNED = """
     select count(*) from store.partition_lease l
     join store.topic t using (topic_no)
@@ -65,3 +74,19 @@ async def read_verdicts(
         async with connection.transaction(readonly=True):
             async for row in connection.cursor(_VERDICTS, topic, partition, *offsets, prefetch=ROWS_AT_ONCE):
                 yield row["kafka_offset"], row["verdict"], row["reason"]
+
+
+async def read_owners(
+    connection: Connection, topic: str, partition: int, offsets: tuple[int, int]
+) -> AsyncIterator[tuple[int, str]]:
+    """Give (offset, tenant) of the messages stored of a range of offsets, both ends included, in no order."""
+    with trouble("reading owners"):
+        async with connection.transaction(readonly=True):
+            async for row in connection.cursor(_OWNERS, topic, partition, *offsets, prefetch=ROWS_AT_ONCE):
+                yield row["kafka_offset"], row["tenant"]
+
+
+async def read_positions(connection: Connection, topic: str) -> dict[int, int]:
+    """Tell of each partition up to which offset, that one not included, all is judged."""
+    with trouble("reading how far all is judged"):
+        return {row["partition"]: row["next_offset"] for row in await connection.fetch(_POSITIONS, topic)}
