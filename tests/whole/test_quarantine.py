@@ -1,5 +1,6 @@
 """A device that two units speak for is caught, what it says waits, and a person lets it out: through the commands."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -10,6 +11,10 @@ from typing import Any
 import pytest
 
 from deploy import embedded
+from ingest.adapters.postgres.connection import connect
+from ingest.adapters.postgres.lapse import lapse
+from ingest.adapters.postgres.provenance import Stamp
+from ingest.core.policy import Policy
 from tests.whole.device import Stranger, ed25519_key, encode, state
 from tests.whole.house import House, Record, open_house, wait_for
 
@@ -100,6 +105,42 @@ def test_a_release_that_is_killed_in_the_middle_goes_on_and_judges_each_message_
 def quarantine(house: House, device: Stranger) -> None:
     """Let a device say two things under its first number."""
     weigh(house, device.say(1), device.say(1, encode(state(speed=1.0))))
+
+
+def waits_for_a_lock(house: House) -> bool:
+    asked = "select from pg_stat_activity where application_name = 'weighbridge command' and wait_event_type = 'Lock'"
+    return bool(house.query(asked))
+
+
+async def lapse_before(house: House, release: subprocess.Popen[bytes]) -> int:
+    """Keep a release from its device, until the first two messages that it has found have lapsed."""
+    connection = await connect(house.database, "test")
+    async with connection.transaction():
+        held = await connection.fetch(
+            "select * from store.held join store.device_state using (device_no) "
+            "where reason = 'quarantined' order by kafka_offset limit 2 for update"
+        )
+        await asyncio.to_thread(wait_for, lambda: waits_for_a_lock(house) or release.poll() is not None, str)
+        stamp = Stamp(held[0]["topic_no"], held[0]["partition"], 0, held[0]["judged_by"], "test")
+        lapsed = await lapse(connection, stamp, held, "a test", Policy())
+    await connection.close()
+    return lapsed
+
+
+def test_what_lapses_while_it_is_released_is_not_judged_as_well(house: House) -> None:
+    device = enrolled(house, "tcu-5")
+    with house.worker():
+        quarantine(house, device)
+        weigh(house, *[device.say(seq) for seq in range(2, 7)])
+    command = [sys.executable, "-m", "ingest", "quarantine", "release", "tcu-5", "--reason", "at the same time"]
+    house.query("update store.device_state set standing = 'released'")
+    house.query("insert into store.release (device_no, actor, why) select device_no, 'me', 'x' from store.device_state")
+    with subprocess.Popen(command, env=house.environ, cwd=house.folder) as release:
+        assert asyncio.run(lapse_before(house, release)) == 2
+        assert release.wait(30) == 0
+    assert verdicts(house) == {("accepted", ""): 4, ("held", "equivocation"): 1, ("refused", "lapsed"): 2}
+    assert shown(house, device)["held"] == 1
+    house.check_tiles()
 
 
 def test_where_policy_asks_for_two_one_proposes_and_another_approves(house: House) -> None:
