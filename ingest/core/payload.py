@@ -102,6 +102,15 @@ def read_payload(verified: Verified, catalogue: Catalogue, samples_max: int) -> 
     return Reading(verified, fingerprint, samples)
 
 
+def reread(payload: bytes, catalogue: Catalogue) -> tuple[Sample, ...] | None:
+    """Decode what was accepted once; None where this catalogue cannot."""
+    known = catalogue.known.get(int.from_bytes(payload[2:HEADER_BYTES], "little"))
+    try:
+        return None if known is None else _read_samples(payload, known, len(payload))
+    except (BodyError, IndexError, struct.error):
+        return None
+
+
 def _read_samples(payload: bytes, known: Known, samples_max: int) -> tuple[Sample, ...]:
     count, at = _read_varint(payload, HEADER_BYTES)
     if not 1 <= count <= samples_max:

@@ -17,12 +17,13 @@ from ingest.core.outcome import Accepted, Duplicate, Held, Outcome
 from ingest.core.verdict import Verdict
 
 BEGINNING = bytes(32)  # stands for the seal before the first link
-DAY_S = 86_400
+DAY_US = 86_400_000_000
 
 _LINK = struct.Struct(">BH32s")  # verdict, day, SHA-256 of the fact
 LINK_BYTES = _LINK.size
 _VERDICTS = tuple(Verdict)
 _DAY_MAX = 2**16 - 1
+_TIME_S_MAX = 1e10  # beyond all days
 
 
 class Fact(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -37,22 +38,19 @@ class Fact(msgspec.Struct, frozen=True, gc=False, array_like=True):
     said: tuple[Any, ...]  # what else the row says, with as many of the record's bytes as it keeps
 
 
-class Link(msgspec.Struct, frozen=True, gc=False):
-    """A link, taken apart."""
-
-    verdict: Verdict
-    day: int
-    digest: bytes
-
-
 def links_of(outcome: Outcome) -> bytes:
     """Give the links of a batch's records, one after the other, in the order of their offsets."""
+    return b"".join([link(fact) for fact in facts_of(outcome)])
+
+
+def facts_of(outcome: Outcome) -> list[Fact]:
+    """List what the rows of a batch's records say for good, in the order of their offsets."""
     facts = [_accepted(one) for one in outcome.accepted]
     facts += [_held(one) for one in outcome.held]
     facts += [_ended(one, outcome.shown) for one in outcome.duplicates]
     facts += [_ended(one, outcome.shown) for one in outcome.refused]
     facts.sort(key=_offset)
-    return b"".join([link(fact) for fact in facts])
+    return facts
 
 
 def link(fact: Fact) -> bytes:
@@ -63,15 +61,25 @@ def link(fact: Fact) -> bytes:
 
 def seal(before: bytes, links: bytes) -> bytes:
     """Lead from one seal to the next, link by link."""
-    for at in range(0, len(links), LINK_BYTES):
-        before = hashlib.sha256(before + links[at : at + LINK_BYTES]).digest()
+    for one in split(links):
+        before = hashlib.sha256(before + one).digest()
     return before
 
 
-def take_apart(links: bytes) -> Iterator[Link]:
-    """Read links again."""
-    for verdict, day, digest in _LINK.iter_unpack(links):
-        yield Link(_VERDICTS[verdict], day, digest)
+def split(links: bytes) -> Iterator[bytes]:
+    """Take links one by one again."""
+    for at in range(0, len(links), LINK_BYTES):
+        yield links[at : at + LINK_BYTES]
+
+
+def verdict_in(one: bytes) -> Verdict:
+    """Say which verdict a link is of."""
+    return _VERDICTS[one[0]]
+
+
+def day_in(one: bytes) -> int:
+    """Say with which day's rows that of a link is kept."""
+    return int.from_bytes(one[1:3], "big")
 
 
 def claims(reached: RawRecord | Envelope | Verified) -> tuple[str, str | None, int | None, int | None, bytes | None]:
@@ -90,11 +98,9 @@ def claims(reached: RawRecord | Envelope | Verified) -> tuple[str, str | None, i
 def _accepted(one: Accepted) -> Fact:
     """Of what is accepted: all else in its rows follows from its bytes."""
     envelope = one.verified.envelope
-    record, day = envelope.record, _day(envelope.issued_at_s)
-    said = record.traceparent, record.value
-    return Fact(
-        record.partition, record.offset, Verdict.ACCEPTED, one.quality, record.received_at_ms, day, said,
-    )  # fmt: skip
+    record, issued_at_s = envelope.record, min(max(envelope.issued_at_s, 0.0), _TIME_S_MAX)
+    day, said = day_of(round(issued_at_s * 1_000_000)), (record.traceparent, record.value)
+    return Fact(record.partition, record.offset, Verdict.ACCEPTED, one.quality, record.received_at_ms, day, said)
 
 
 def _held(one: Held) -> Fact:
@@ -115,12 +121,13 @@ def _ended(one: Duplicate | Refused, shown: Mapping[int, int]) -> Fact:
         verdict, reason, detail, reached = Verdict.REFUSED, one.reason.value, one.detail, claims(one.reached)
     record = one.verified.record if isinstance(one, Duplicate) else one.record
     beginning = record.value[: shown[record.offset]] if record.offset in shown else None
-    day, said = _day(record.received_at_ms / 1000), (detail, *reached, len(record.value), beginning)
+    day, said = day_of(record.received_at_ms * 1000), (detail, *reached, len(record.value), beginning)
     return Fact(record.partition, record.offset, verdict, reason, record.received_at_ms, day, said)
 
 
-def _day(seconds: float) -> int:
-    return int(min(max(seconds // DAY_S, 0), _DAY_MAX))
+def day_of(microseconds: int) -> int:
+    """Name the day of an instant, both since 1970 UTC."""
+    return min(max(microseconds // DAY_US, 0), _DAY_MAX)
 
 
 def _offset(fact: Fact) -> int:

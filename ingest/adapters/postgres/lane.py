@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from ingest.adapters.postgres import queries
 from ingest.adapters.postgres.audit import UnfitActError
+from ingest.adapters.postgres.chain import relink
 from ingest.adapters.postgres.connection import Connection
 from ingest.adapters.postgres.keyring import read_ring
 from ingest.adapters.postgres.lapse import lapse
@@ -28,6 +29,7 @@ from ingest.core.judge import Content, KeysMovedError
 from ingest.core.message import Examined, RawRecord, Verified
 from ingest.core.outcome import Outcome, span_of
 from ingest.core.rate import Bucket
+from ingest.core.seal import facts_of
 from ingest.core.verdict import Refusal, Verdict
 from ingest.decision import decide
 from ingest.ports import TroubleError
@@ -119,6 +121,7 @@ class Review:
         outcome = await decide(view, [one for _, one in ours], policy, span)
         kept = allot(view.whole(outcome), Bucket(), policy)
         await batch.write(replace(kept, alerts=proven(outcome, policy)))
+        await relink(self._connection, batch.stamp, facts_of(kept))
         again = [held.verified.record.offset for held in outcome.held]
         await self._connection.execute(queries.HELD_AGAIN, *where, again, release_no)
         totals = [outcome.total(verdict) for verdict in Verdict]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from ingest.adapters.postgres import queries
+from ingest.adapters.postgres.chain import fact_of, relink
 from ingest.adapters.postgres.connection import Connection
 from ingest.adapters.postgres.provenance import Provenance, Stamp, sign
 from ingest.core.policy import Policy
@@ -26,10 +27,11 @@ async def lapse(connection: Connection, stamp: Stamp, held: Sequence[asyncpg.Rec
     """
     await connection.execute(queries.LOCK_DEVICES, sorted({row["device_no"] for row in held}))
     offsets = [row["kafka_offset"] for row in held]
-    lapsed: int = await connection.fetchval(
+    lapsed = await connection.fetch(
         queries.LAPSE, stamp.topic_no, stamp.partition, offsets, why, stamp.judged_by, policy.refused_bytes_max
     )
-    return lapsed
+    await relink(connection, stamp, [fact_of(row) for row in lapsed])
+    return len(lapsed)
 
 
 async def expire(connection: Connection, provenance: Provenance) -> int:

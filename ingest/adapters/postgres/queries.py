@@ -375,7 +375,7 @@ LAPSE = """
         select g.topic_no, g.partition, g.kafka_offset, 'refused', 'lapsed', format('held %s; %s', g.reason, $4::text),
                g.received_at, 'verified', d.device_id, g.epoch, g.seq, g.digest, $5, g.envelope_bytes,
                substring(g.envelope from 1 for $6)
-        from gone g join store.device d using (device_no)
+        from gone g join store.device d using (device_no) returning *
     ), counted as (
         update store.device_state s set held = s.held - g.messages, held_bytes = s.held_bytes - g.bytes
         from (
@@ -384,7 +384,7 @@ LAPSE = """
             from gone group by device_no
         ) g where s.device_no = g.device_no
     )
-    select count(*) from gone"""
+    select * from told order by kafka_offset"""
 
 # Days ----------------------------------------------------------------------------------------------------------------
 
