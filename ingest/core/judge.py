@@ -7,7 +7,6 @@ Only accepted messages move a ledger; held ones are remembered by number and con
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import assert_never
 
 import msgspec
 
@@ -20,6 +19,8 @@ from ingest.core.rate import Bucket, Meter, Shares
 from ingest.core.sequence import Ledger, Use, add, look
 from ingest.core.standing import CONTENT, Accusation, Cohort, Trips, accuse, cohort_of, quarantines
 from ingest.core.verdict import Evidence, Hold, Limit, Refusal, TimeQuality
+
+_UNUSED = Ledger()
 
 Number = tuple[int, int, int]  # device_no, epoch, seq
 Content = tuple[int, bytes]  # device_no, digest
@@ -42,7 +43,8 @@ class KeysMovedError(Exception):
 
 def number(verified: Verified) -> Number:
     """Name the place in a device's history that a message claims."""
-    return verified.sender.device_no, verified.envelope.epoch, verified.envelope.seq
+    envelope = verified.envelope
+    return verified.sender.device_no, envelope.epoch, envelope.seq
 
 
 class Suspect(msgspec.Struct, frozen=True, gc=False):
@@ -76,15 +78,15 @@ def blamed(examined: Iterable[Examined]) -> list[Verified]:
 
 def suspects(examined: Iterable[Examined], devices: Mapping[int, Device]) -> list[Suspect]:
     """Pick the messages that the store must be asked about."""
-    known = [_suspect(m.verified, devices) for m in examined if not isinstance(m, Refused)]
-    return [suspect for suspect in known if suspect.stored or suspect.held]
-
-
-def _suspect(verified: Verified, devices: Mapping[int, Device]) -> Suspect:
-    device_no, epoch, seq = number(verified)
-    device = devices[device_no]
-    stored = look(device.ledgers.get(epoch, Ledger()), seq) is not Use.NEW
-    return Suspect(verified, stored, device.held > 0)
+    found = []
+    for message in examined:
+        if not isinstance(message, Refused):
+            verified = message.verified
+            device, envelope = devices[verified.sender.device_no], verified.envelope
+            stored = look(device.ledgers.get(envelope.epoch, _UNUSED), envelope.seq) is not Use.NEW
+            if stored or device.held:
+                found.append(Suspect(verified, stored, device.held > 0))
+    return found
 
 
 def judge(examined: Sequence[Examined], past: Past, policy: Policy, span: Span) -> Outcome:
@@ -101,6 +103,16 @@ def judge(examined: Sequence[Examined], past: Past, policy: Policy, span: Span) 
 def unasked(outcome: Outcome, past: Past) -> frozenset[Cohort]:
     """Pick the cohorts of which a device would fall, and nobody has asked yet how many did: judge again with that."""
     return frozenset(fallen.cohort for fallen in quarantines(outcome.accusations)) - past.trips.keys()
+
+
+class _Case(msgspec.Struct, gc=False):
+    """A message before the bench, with what every rule asks for, looked up once."""
+
+    message: Reading | Unreadable
+    verified: Verified
+    envelope: Envelope
+    number: Number
+    ledger: Ledger  # of its epoch, before it
 
 
 class _Bench:
@@ -128,27 +140,29 @@ class _Bench:
         """Judge one message and remember it."""
         verified = message.verified
         device = self._row(verified)
-        if (number(verified), verified.digest) in self._contents:
+        envelope, claimed = verified.envelope, number(verified)
+        if (claimed, verified.digest) in self._contents:
             return Duplicate(verified)
-        conflict = self._conflict(verified, device)
-        evidence = self._evidence(verified, device, conflict)
+        case = _Case(message, verified, envelope, claimed, device.ledgers.get(envelope.epoch, _UNUSED))
+        conflict = self._conflict(case, device)
+        evidence = self._evidence(case, device, conflict)
         if evidence is not None:
             device = self._accuse(device, verified, evidence)
-        judged = self._verdict(message, device, conflict)
-        match judged:
-            case Accepted():
-                return self._admit(judged, device)
-            case Held():
-                return self._hold(judged, device)
-            case Refused():
-                pass
-            case _:
-                assert_never(judged)
-        return judged
+        reason = conflict or _epoch_trouble(case, device) or self._trouble(case, device)
+        if reason is None:
+            return self._admit(case, device)
+        if isinstance(reason, Hold):
+            return self._hold(case, device, reason)
+        return Refused(verified, reason, f"epoch {envelope.epoch} is closed; the device is at {device.epoch}")
+
+    def changed(self) -> list[Device]:
+        """List the devices whose rows this batch changes, in lock order."""
+        return [self._devices[no] for no in sorted(self._devices) if self._devices[no] is not self._before[no]]
 
     def _row(self, verified: Verified) -> Device:
-        device = self._devices[verified.sender.device_no]
-        if device.key_version != verified.sender.key_version:
+        sender = verified.sender
+        device = self._devices[sender.device_no]
+        if device.key_version != sender.key_version:
             raise KeysMovedError
         return device
 
@@ -171,117 +185,97 @@ class _Bench:
         self.accusations.append(accusation)
         return accused
 
-    def _evidence(self, verified: Verified, device: Device, conflict: Hold | None) -> Evidence | None:
+    def _evidence(self, case: _Case, device: Device, conflict: Hold | None) -> Evidence | None:
         """Find what a message that is not a duplicate says against its device, by its number, its boot and its key."""
-        envelope, key = verified.envelope, verified.key
+        envelope, key = case.envelope, case.verified.key
         if conflict is not None:  # what is too old to compare proves nothing
-            both = conflict is Hold.EQUIVOCATION and number(verified) in self._owners
+            both = conflict is Hold.EQUIVOCATION and case.number in self._owners
             return Evidence.EQUIVOCATION if both else None
-        if envelope.seq > device.ledgers.get(envelope.epoch, Ledger()).highest and envelope.boot in device.boots[:-1]:
+        if envelope.seq > case.ledger.highest and envelope.boot in device.boots[:-1]:
             return Evidence.CLONE
         if key.state is KeyState.RETIRED and _beyond(key, envelope):
             return Evidence.RETIRED_KEY
         return None
 
-    def changed(self) -> list[Device]:
-        """List the devices whose rows this batch changes, in lock order."""
-        return [self._devices[no] for no in sorted(self._devices) if self._devices[no] is not self._before[no]]
-
-    def _verdict(
-        self, message: Reading | Unreadable, device: Device, conflict: Hold | None
-    ) -> Accepted | Held | Refused:
-        verified = message.verified
-        reason = conflict or self._epoch_trouble(verified, device) or self._trouble(message, device)
-        if isinstance(reason, Hold):
-            return Held(message, reason)
-        if isinstance(reason, Refusal):
-            return Refused(
-                verified, reason, f"epoch {verified.envelope.epoch} is closed; the device is at {device.epoch}"
-            )
-        assert isinstance(message, Reading)
-        return Accepted(message, quality(verified.envelope, self._policy))
-
-    def _conflict(self, verified: Verified, device: Device) -> Hold | None:
+    def _conflict(self, case: _Case, device: Device) -> Hold | None:
         """Tell a clone from a counter that was lost with its memory, when the number is another message's."""
-        owner = self._owners.get(number(verified))
-        envelope = verified.envelope
+        owner, envelope = self._owners.get(case.number), case.envelope
         if owner is None:
-            used = look(device.ledgers.get(envelope.epoch, Ledger()), envelope.seq) is Use.USED
+            used = look(case.ledger, envelope.seq) is Use.USED
             # used, yet the store no longer keeps the message: too old to compare, so a person decides
             return (doubt(envelope, self._policy) or Hold.EQUIVOCATION) if used else None
         if envelope.boot == owner.boot or envelope.boot in device.boots[:-1]:
             return Hold.EQUIVOCATION
         return Hold.COUNTER_ROLLBACK
 
-    @staticmethod
-    def _epoch_trouble(verified: Verified, device: Device) -> Hold | Refusal | None:
-        epoch = verified.envelope.epoch
-        if epoch > device.epoch:
-            return Hold.EPOCH_UNKNOWN
-        if epoch < device.epoch and verified.envelope.seq > device.ledgers.get(epoch, Ledger()).highest:
-            return Refusal.EPOCH_CLOSED
-        return None
-
-    def _trouble(self, message: Reading | Unreadable, device: Device) -> Hold | None:
-        envelope, key = message.verified.envelope, message.verified.key
-        if device.standing in (Standing.QUARANTINED, Standing.REVOKED):
+    def _trouble(self, case: _Case, device: Device) -> Hold | None:
+        envelope, key = case.envelope, case.verified.key
+        if device.standing is Standing.QUARANTINED or device.standing is Standing.REVOKED:
             return Hold.QUARANTINED
         if key.state is KeyState.RETIRED and _beyond(key, envelope):
             return Hold.KEY_RETIRED
-        if isinstance(message, Unreadable):
+        if isinstance(case.message, Unreadable):
             return Hold.SCHEMA_UNKNOWN
         time_trouble = doubt(envelope, self._policy)
         if time_trouble is not None:
             return time_trouble
-        highest = device.ledgers.get(envelope.epoch, Ledger()).highest
-        return Hold.SEQ_JUMP if envelope.seq > highest + self._policy.seq_jump_max else None
+        return Hold.SEQ_JUMP if envelope.seq > case.ledger.highest + self._policy.seq_jump_max else None
 
-    def _admit(self, accepted: Accepted, device: Device) -> Accepted | Held:
+    def _admit(self, case: _Case, device: Device) -> Accepted | Held:
         """Accept a message, unless that is more than its device, its tenant or the fleet may send."""
-        verified = accepted.verified
         if self.meter is None:
-            return self._accept(accepted, device)
-        left = self.meter.charge(device.rate, verified.sender.tenant_no, verified.record.received_at_ms)
+            return self._accept(case, device, device.rate)
+        left = self.meter.charge(device.rate, case.verified.sender.tenant_no, case.envelope.record.received_at_ms)
         if isinstance(left, Bucket):
-            return self._accept(accepted, msgspec.structs.replace(device, rate=left))
+            return self._accept(case, device, left)
         if left is Limit.DEVICE:
-            device = self._accuse(device, verified, Evidence.RATE)
-        return self._hold(Held(accepted.reading, Hold.RATE_LIMITED, limit=left), device)
+            device = self._accuse(device, case.verified, Evidence.RATE)
+        return self._hold(case, device, Hold.RATE_LIMITED, left)
 
-    def _accept(self, accepted: Accepted, device: Device) -> Accepted:
+    def _accept(self, case: _Case, device: Device, rate: Bucket) -> Accepted:
         """Remember it; what is above all others tells how its device's clock and software are now."""
-        verified, off_since_ms = accepted.verified, device.clock_off_since_ms
-        envelope, now_ms = verified.envelope, verified.record.received_at_ms
-        before = device.ledgers.get(envelope.epoch, Ledger())
-        after = add(before, envelope.seq, self._policy.ledger_ranges_max)
-        boots, software = device.boots, device.software
-        if after.highest > before.highest:
+        envelope, now_ms = case.envelope, case.envelope.record.received_at_ms
+        time_quality = quality(envelope, self._policy)
+        boots, software, off_since_ms = device.boots, device.software, device.clock_off_since_ms
+        if envelope.seq > case.ledger.highest:
             software = envelope.software
-            off_since_ms = _off_since(off_since_ms, accepted.quality, now_ms)
+            off_since_ms = _off_since(off_since_ms, time_quality, now_ms)
             if boots[-1:] != (envelope.boot,):
                 boots = (*(boot for boot in boots if boot != envelope.boot), envelope.boot)[-BOOTS_MAX:]
-        ledgers = {**device.ledgers, envelope.epoch: after}
+        ledger = add(case.ledger, envelope.seq, self._policy.ledger_ranges_max)
         self._devices[device.device_no] = msgspec.structs.replace(
-            device, ledgers=ledgers, boots=boots, software=software, clock_off_since_ms=off_since_ms
-        )
-        self._remember(verified, owner=True)
+            device, ledgers={**device.ledgers, envelope.epoch: ledger}, boots=boots, software=software,
+            clock_off_since_ms=off_since_ms, rate=rate,
+        )  # fmt: skip
+        self._remember(case, owner=True)
+        assert isinstance(case.message, Reading)
         off_s = 0.0 if off_since_ms is None else max(0.0, (now_ms - off_since_ms) / 1000)
-        return msgspec.structs.replace(accepted, clock_off_s=off_s)
+        return Accepted(case.message, time_quality, off_s)
 
-    def _hold(self, held: Held, device: Device) -> Held:
+    def _hold(self, case: _Case, device: Device, reason: Hold, limit: Limit | None = None) -> Held:
         """Remember it; its bytes are kept as long as its device has not filled its share of the lane."""
-        size = len(held.verified.record.value)
+        size = len(case.envelope.record.value)
         whole = device.held_bytes + size <= self._policy.held_bytes_max
         held_bytes = device.held_bytes + size if whole else device.held_bytes
         row = msgspec.structs.replace(device, held=device.held + 1, held_bytes=held_bytes)
         self._devices[device.device_no] = row
-        self._remember(held.verified, owner=owns_its_number(held.reason))
-        return msgspec.structs.replace(held, whole=whole)
+        self._remember(case, owner=owns_its_number(reason))
+        return Held(case.message, reason, whole, limit)
 
-    def _remember(self, verified: Verified, *, owner: bool) -> None:
-        self._contents.add((number(verified), verified.digest))
+    def _remember(self, case: _Case, *, owner: bool) -> None:
+        digest = case.verified.digest
+        self._contents.add((case.number, digest))
         if owner:
-            self._owners[number(verified)] = Prior(verified.digest, verified.envelope.boot, owner)
+            self._owners[case.number] = Prior(digest, case.envelope.boot, owner)
+
+
+def _epoch_trouble(case: _Case, device: Device) -> Hold | Refusal | None:
+    epoch = case.envelope.epoch
+    if epoch > device.epoch:
+        return Hold.EPOCH_UNKNOWN
+    if epoch < device.epoch and case.envelope.seq > case.ledger.highest:
+        return Refusal.EPOCH_CLOSED
+    return None
 
 
 def _off_since(off_since_ms: int | None, quality: TimeQuality, now_ms: int) -> int | None:

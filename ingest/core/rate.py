@@ -34,11 +34,13 @@ Shares = Mapping[int, Bucket]  # of one partition, by tenant_no
 
 def take(bucket: Bucket, amount: int, now_ms: int, rate: Rate) -> Bucket | None:
     """Charge a bucket; None if it does not hold so much."""
-    passed_ms = max(0, now_ms - bucket.at_ms)
-    most_milli = max(rate.burst * MILLI, min(passed_ms, rate.away_s_max * 1000) * rate.per_s)
-    filled_milli = max(bucket.level_milli, min(bucket.level_milli + passed_ms * rate.per_s, most_milli))
-    left_milli = filled_milli - amount * MILLI
-    return Bucket(left_milli, max(now_ms, bucket.at_ms)) if left_milli >= 0 else None
+    level_milli, at_ms = bucket.level_milli, bucket.at_ms
+    if now_ms > at_ms:
+        passed_ms = now_ms - at_ms
+        most_milli = max(rate.burst * MILLI, min(passed_ms, rate.away_s_max * 1000) * rate.per_s)
+        level_milli, at_ms = max(level_milli, min(level_milli + passed_ms * rate.per_s, most_milli)), now_ms
+    level_milli -= amount * MILLI
+    return Bucket(level_milli, at_ms) if level_milli >= 0 else None
 
 
 class Meter:

@@ -82,18 +82,18 @@ def _refuse_kid(envelope: Envelope, ring: KeyRing) -> Refused:
 
 def _refuse_state(envelope: Envelope, key: Key) -> Refused | None:
     """Refuse by the state of the key. A retired key passes: which numbers it may still sign is for the judge."""
-    kid, received_at_ms = key.kid.hex(), envelope.record.received_at_ms
+    received_at_ms, why = envelope.record.received_at_ms, None
     if key.state is KeyState.REVOKED:
-        return Refused(envelope, Refusal.KEY_REVOKED, f"key {kid} was revoked")
+        return Refused(envelope, Refusal.KEY_REVOKED, f"key {key.kid.hex()} was revoked")
     if key.state is KeyState.PENDING:
-        return Refused(envelope, Refusal.KEY_NOT_VALID, f"key {kid} is not yet in force")
-    if not key.speaks_for(envelope.epoch):
-        return Refused(envelope, Refusal.KEY_NOT_VALID, f"key {kid} does not speak for epoch {envelope.epoch}")
-    if received_at_ms < key.valid_from_ms:
-        return Refused(envelope, Refusal.KEY_NOT_VALID, f"key {kid} is valid only from {key.valid_from_ms} ms")
-    if key.valid_until_ms is not None and received_at_ms >= key.valid_until_ms:
-        return Refused(envelope, Refusal.KEY_NOT_VALID, f"key {kid} was valid only until {key.valid_until_ms} ms")
-    return None
+        why = "is not yet in force"
+    elif not key.speaks_for(envelope.epoch):
+        why = f"does not speak for epoch {envelope.epoch}"
+    elif received_at_ms < key.valid_from_ms:
+        why = f"is valid only from {key.valid_from_ms} ms"
+    elif key.valid_until_ms is not None and received_at_ms >= key.valid_until_ms:
+        why = f"was valid only until {key.valid_until_ms} ms"
+    return None if why is None else Refused(envelope, Refusal.KEY_NOT_VALID, f"key {key.kid.hex()} {why}")
 
 
 def _job(claimed: _Claimed) -> Job:

@@ -18,7 +18,7 @@ from ingest.adapters.memory.store import MemoryLease, MemoryStore, MemoryTransac
 from ingest.adapters.memory.wire import Call, Connection
 from ingest.core import judge
 from ingest.core.device import Device
-from ingest.core.message import Envelope, Examined, RawRecord, Refused, Verified
+from ingest.core.message import Envelope, Examined, RawRecord, Refused
 from ingest.core.outcome import Outcome, Span
 from ingest.pace import ATTEMPTS_MAX, BACKOFF_S_MAX, Pace
 from ingest.ports import FencedError, Lease, Mark, TroubleError, UnkeepableError
@@ -158,7 +158,7 @@ def _mark_behind(outcome: Outcome) -> Mark:
     return Mark(outcome.span.to_offset, None, outcome.span.record_hash)
 
 
-def _remember_nothing(self: object, verified: Verified, *, owner: bool) -> None:
+def _remember_nothing(self: object, case: object, *, owner: bool) -> None:
     pass
 
 
