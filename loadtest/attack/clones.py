@@ -32,6 +32,7 @@ from loadtest.view import Progress, View
 WORKERS = 2
 SAMPLES_MAX = 4
 BAR_CELLS = 40
+DRAWN_MAX = 10  # messages until caught, in the picture
 # What an honest vehicle may do that looks like a clone: lose its counter, and be recorded and played back.
 HONEST = Mix({**MIXES["honest"].shares, Fault.COUNTER_ROLLBACK: 0.01, Fault.REPLAY: 0.01})
 ORIGINAL = "original"
@@ -96,11 +97,8 @@ class Cloning:
         sent = 0
         for send in fleet:
             number = int(send.device_id.rpartition("-")[2])
-            told = (
-                self._answer(send, number, self._plan.start_s + sent / self._plan.rate)
-                if number in self._due
-                else [send]
-            )
+            now_s = self._plan.start_s + sent / self._plan.rate
+            told = self._answer(send, number, now_s) if number in self._due else [send]
             yield from told
             sent += len(told)
 
@@ -253,8 +251,8 @@ def _medians(pursuits: Sequence[Pursuit]) -> dict[str, object]:
 
 def show_pursuits(pursuits: Sequence[Pursuit], console: Console) -> None:
     """Show how many messages of a copy it took, by its kind, and drawn as a picture."""
-    table = Table("copy", "clones", "caught", "by", "its messages until caught", "of both",
-                  title="How soon copies were noticed (median, most)", title_justify="left")  # fmt: skip
+    table = Table("copy", "clones", "caught", "by", "its messages", "of both",
+                  title="Messages until a copy was caught: median, most", title_justify="left")  # fmt: skip
     for kind in sorted({one.kind for one in pursuits}):
         of_kind = [one for one in pursuits if one.kind == kind]
         caught = [one for one in of_kind if one.evidence]
@@ -263,10 +261,11 @@ def show_pursuits(pursuits: Sequence[Pursuit], console: Console) -> None:
                       _spread([one.of_copy for one in caught]), _spread([one.of_both for one in caught]),
                       style=None if len(caught) == len(of_kind) else "bold red")  # fmt: skip
     console.print(table)
-    counts = Counter(one.of_copy for one in pursuits if one.evidence)
-    for messages in range(min(counts, default=0), max(counts, default=-1) + 1):
-        bar = "█" * round(BAR_CELLS * counts[messages] / max(counts.values()))
-        console.print(f"  caught with message {messages:3} of the copy: {counts[messages]:5,} {bar}", highlight=False)
+    counts = Counter(min(one.of_copy, DRAWN_MAX) for one in pursuits if one.evidence)
+    for messages in range(1, DRAWN_MAX + 1):
+        bar = "█" * round(BAR_CELLS * counts[messages] / max(counts.values(), default=1))
+        more = " or later" if messages == DRAWN_MAX else ""
+        console.print(f"  caught by message {messages:2}{more:9} {counts[messages]:5,} {bar}", highlight=False)
 
 
 def _spread(counts: Sequence[int]) -> str:

@@ -60,7 +60,7 @@ def forged(state: Path, as_json: bool, **numbers: float) -> None:  # noqa: FBT00
 @attack.command
 @click.option("--vehicles", default=50_000, show_default=True, type=click.IntRange(200, 1_000_000))
 @click.option("--clones", default=500, show_default=True, type=click.IntRange(1), help="Vehicles that are cloned.")
-@click.option("--turns", default=6, show_default=True, type=click.IntRange(2, 1_000), help="Of each vehicle.")
+@click.option("--turns", default=6, show_default=True, type=click.IntRange(4, 1_000), help="Of each vehicle.")
 @rate_option
 @seed_option
 @json_option

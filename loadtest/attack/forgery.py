@@ -63,31 +63,30 @@ class Loot(msgspec.Struct, frozen=True):
     payload: bytes
     signature: bytes
 
-    def header(self, **claims: object) -> dict[Any, Any]:
-        """Give the header with other claims: `seq` or `issued`."""
+    def header(self, changed: Mapping[int, object] = MappingProxyType({})) -> dict[Any, Any]:
+        """Give the header, with some claims changed."""
         header: dict[Any, Any] = cbor2.loads(self.protected)
-        changed = {{"seq": CLAIM_SEQ, "issued": CLAIM_ISSUED}[name]: value for name, value in claims.items()}
         return {**header, LABEL_CLAIMS: {**header[LABEL_CLAIMS], **changed}}
 
     @property
     def next_seq(self) -> int:
         """The number that the vehicle would use next."""
-        return int(cbor2.loads(self.protected)[LABEL_CLAIMS][CLAIM_SEQ]) + 1
+        return int(self.header()[LABEL_CLAIMS][CLAIM_SEQ]) + 1
 
-    def with_parts(self, protected: bytes, payload: bytes, signature: bytes) -> bytes:
-        """Put an envelope together."""
-        return wrap([protected, {}, payload, signature])
-
-    def flipped(self, octets: bytes, start: int = 0) -> bytes:
-        """Flip a bit of it, not before an octet."""
+    def flipped(self, octets: bytes) -> bytes:
+        """Flip a bit of it."""
         changed = bytearray(octets)
-        changed[start + self.chance.below(len(octets) - start)] ^= 1 << self.chance.below(8)
+        changed[self.chance.below(len(octets))] ^= 1 << self.chance.below(8)
         return bytes(changed)
 
 
+def _whole(protected: bytes, payload: bytes, signature: bytes) -> bytes:
+    return wrap([protected, {}, payload, signature])
+
+
 def _random_signature(loot: Loot) -> bytes:
-    protected = cbor2.dumps(loot.header(seq=loot.next_seq))
-    return loot.with_parts(protected, loot.payload, loot.chance.octets(SIGNATURE_BYTES))
+    protected = cbor2.dumps(loot.header({CLAIM_SEQ: loot.next_seq}))
+    return _whole(protected, loot.payload, loot.chance.octets(SIGNATURE_BYTES))
 
 
 def _strangers_key(loot: Loot) -> bytes:
@@ -99,54 +98,54 @@ def _far_number(loot: Loot) -> bytes:
 
 
 def _by_stranger(loot: Loot, seq: int) -> bytes:
-    return wrap(sign(cbor2.dumps(loot.header(seq=seq)), loot.payload, loot.identity.forger(loot.number)))
+    return wrap(sign(cbor2.dumps(loot.header({CLAIM_SEQ: seq})), loot.payload, loot.identity.forger(loot.number)))
 
 
 def _renumbered(loot: Loot) -> bytes:
-    return loot.with_parts(cbor2.dumps(loot.header(seq=loot.next_seq)), loot.payload, loot.signature)
+    return _whole(cbor2.dumps(loot.header({CLAIM_SEQ: loot.next_seq})), loot.payload, loot.signature)
 
 
 def _restamped(loot: Loot) -> bytes:
     issued = loot.header()[LABEL_CLAIMS][CLAIM_ISSUED] + 60
-    return loot.with_parts(cbor2.dumps(loot.header(issued=issued)), loot.payload, loot.signature)
+    return _whole(cbor2.dumps(loot.header({CLAIM_ISSUED: issued})), loot.payload, loot.signature)
 
 
 def _flipped_header(loot: Loot) -> bytes:
     """Flip where any bit is as good as another: in the digest of the configuration."""
     configuration = loot.header()[LABEL_CLAIMS][CLAIM_CONFIGURATION]
     protected = loot.protected.replace(configuration, loot.flipped(configuration))
-    return loot.with_parts(protected, loot.payload, loot.signature)
+    return _whole(protected, loot.payload, loot.signature)
 
 
 def _flipped_payload(loot: Loot) -> bytes:
-    return loot.with_parts(loot.protected, loot.flipped(loot.payload), loot.signature)
+    return _whole(loot.protected, loot.flipped(loot.payload), loot.signature)
 
 
 def _flipped_signature(loot: Loot) -> bytes:
-    return loot.with_parts(loot.protected, loot.payload, loot.flipped(loot.signature))
+    return _whole(loot.protected, loot.payload, loot.flipped(loot.signature))
 
 
 def _unknown_key(loot: Loot) -> bytes:
-    header = {**loot.header(seq=loot.next_seq), LABEL_KID: loot.chance.octets(16)}
+    header = {**loot.header({CLAIM_SEQ: loot.next_seq}), LABEL_KID: loot.chance.octets(16)}
     return wrap(sign(cbor2.dumps(header), loot.payload, loot.identity.forger(loot.number)))
 
 
 def _others_key(loot: Loot) -> bytes:
     """Sign with the good key of another vehicle, which is somebody's who has turned to crime."""
     other = loot.identity.signer((loot.number + 1) % loot.identity.fleet.vehicles)
-    header = {**loot.header(seq=loot.next_seq), LABEL_ALG: other.alg, LABEL_KID: other.kid}
+    header = {**loot.header({CLAIM_SEQ: loot.next_seq}), LABEL_ALG: other.alg, LABEL_KID: other.kid}
     return wrap(sign(cbor2.dumps(header), loot.payload, other))
 
 
 def _other_algorithm(loot: Loot) -> bytes:
     """Say that it was signed in the way that the key is not for."""
     alg = -8 if loot.identity.is_p256(loot.number) else -7
-    header = {**loot.header(seq=loot.next_seq), LABEL_ALG: alg}
-    return loot.with_parts(cbor2.dumps(header), loot.payload, loot.chance.octets(SIGNATURE_BYTES))
+    header = {**loot.header({CLAIM_SEQ: loot.next_seq}), LABEL_ALG: alg}
+    return _whole(cbor2.dumps(header), loot.payload, loot.chance.octets(SIGNATURE_BYTES))
 
 
 def _cut_short(loot: Loot) -> bytes:
-    return loot.with_parts(loot.protected, loot.payload, loot.signature)[:-1]
+    return _whole(loot.protected, loot.payload, loot.signature)[:-1]
 
 
 FORGERIES: Mapping[Forgery, tuple[Callable[[Loot], bytes], Refusal]] = MappingProxyType(
