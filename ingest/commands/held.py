@@ -5,15 +5,25 @@ from pathlib import Path
 import click
 
 from ingest.adapters.postgres.audit import Decision
+from ingest.adapters.postgres.readout import list_waiting
 from ingest.adapters.postgres.ruling import Kind, Ruling
 from ingest.commands.quarantine import decide
-from ingest.commands.shell import config_option, decision_options
+from ingest.commands.shell import ask, config_option, decision_options, json_option, settings_of, show_rows
 from ingest.core.verdict import Hold
 
 
 @click.group
 def held() -> None:
     """Look after the messages that wait."""
+
+
+@held.command("list")
+@config_option
+@json_option
+def list_(config: Path | None, as_json: bool) -> None:  # noqa: FBT001 (click gives flags so)
+    """List for which reasons messages wait: how many, of how many devices, and from when on they lapse."""
+    held_s_max = settings_of(config, "database").policy.held_s_max
+    show_rows(ask(config, lambda connection: list_waiting(connection, held_s_max)), as_json=as_json)
 
 
 @held.command

@@ -20,7 +20,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refused_bytes_max: int = 1_024  # of a refused or duplicate envelope, how much is kept; of poison, all
     refused_bytes_per_s_max: int = 65_536  # of all of them in a partition, by the broker's clock
     refused_burst_bytes_max: int = 16 * 2**20  # what may be kept at once after a calm time
-    held_bytes_max: int = 64 * 2**20  # of the envelopes that wait for one device
+    held_bytes_max: int = 256 * 2**20  # of the envelopes that wait for one device
     held_s_max: int = 90 * 86_400  # after its arrival, by the broker's clock, a message that still waits lapses
     release_approvals: int = 1  # people who must want what is decided of a device, or of what is held
     device_per_s_max: int = 10  # messages accepted of one device, by the broker's clock

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from deploy import embedded
 from ingest.adapters.postgres.connection import connect
+from ingest.adapters.postgres.lane import BYTES_AT_ONCE
 from ingest.adapters.postgres.lapse import lapse
 from ingest.adapters.postgres.provenance import Stamp
 from ingest.core.policy import Policy
@@ -192,11 +194,29 @@ def test_what_is_held_without_bytes_lapses_at_the_release_and_is_judged_when_it_
     house.check_tiles()
 
 
+def test_large_messages_are_released_fewer_at_a_time(house: House) -> None:
+    device = enrolled(house, "tcu-6")
+    large = encode(*[state()] * 1_000)
+    with house.worker():
+        quarantine(house, device)
+        weigh(house, *[device.say(seq, large) for seq in range(2, 52)])
+    done = house.run("quarantine", "release", "tcu-6", "--reason", "the copy was found")
+    assert len(done.stderr.splitlines()) == -(-50 * len(large) // BYTES_AT_ONCE)
+    assert verdicts(house) == {("accepted", ""): 51, ("held", "equivocation"): 1}
+    house.check_tiles()
+
+
 def test_what_is_held_for_a_schema_is_judged_again_and_held_again_while_the_schema_is_missing(house: House) -> None:
     device = enrolled(house, "tcu-2")
     unknown = b"\xc3\x01" + bytes(8) + b"what it says"
     with house.worker():
         weigh(house, device.say(1, unknown), device.say(2))
+    (waiting,) = [json.loads(line) for line in house.run("held", "list", "--json").stdout.splitlines()]
+    assert (waiting["reason"], waiting["messages"], waiting["devices"], waiting["without_bytes"]) == (
+        ("schema_unknown", 1, 1, 0)
+    )
+    (lapses_from,) = house.query("select (received_at + interval '90 days')::timestamptz(0) from weighbridge.held")[0]
+    assert abs(datetime.fromisoformat(waiting["lapses_from"]) - lapses_from) <= timedelta(seconds=1)
     house.run("held", "rejudge", "schema_unknown", "--reason", "it may be there now")
     assert verdicts(house) == {("accepted", ""): 1, ("held", "schema_unknown"): 1}
     assert [tuple(row) for row in house.query("select reason, held from weighbridge.release")] == [

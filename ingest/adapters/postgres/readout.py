@@ -1,6 +1,7 @@
 """What does the store say? Verdicts by position, and the counts that a person watches; read, never written."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 
@@ -33,6 +34,14 @@ _TOTALS = """
            coalesce(sum(held), 0)::bigint as held, coalesce(sum(refused), 0)::bigint as refused
     from weighbridge.batch where topic = $1"""
 
+_WAITING = """
+    select reason, count(*) as messages, count(distinct device_no) as devices,
+           coalesce(sum(envelope_bytes) filter (where envelope is not null), 0)::bigint as bytes,
+           count(*) filter (where envelope is null) as without_bytes,
+           date_trunc('second', min(received_at))::text as oldest,
+           date_trunc('second', min(received_at) + make_interval(secs => $1))::text as lapses_from
+    from store.held group by reason order by messages desc, reason"""
+
 
 class Totals(msgspec.Struct, frozen=True):
     """How many records have got which verdict."""
@@ -58,6 +67,11 @@ async def read_totals(connection: Connection, topic: str) -> Totals:
         row = await connection.fetchrow(_TOTALS, topic)
     assert row is not None, "an aggregate always has a row"
     return Totals(*row)
+
+
+async def list_waiting(connection: Connection, held_s_max: int) -> list[dict[str, Any]]:
+    """Say how much is held for each reason, since when, and from when on it lapses."""
+    return [dict(row) for row in await connection.fetch(_WAITING, held_s_max)]
 
 
 async def count_owned(connection: Connection, topic: str) -> int:
