@@ -2,6 +2,7 @@
 
 import io
 import json
+import secrets
 import time
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -62,6 +63,16 @@ class Stranger(msgspec.Struct, frozen=True):
         told = {} if last_seq is None else {"last_seq": last_seq}
         proof = urlsafe_b64encode(self.sign_bytes(self.statement(last_seq))).rstrip(b"=").decode()
         return {**line, "proof": proof, **told, **changed}
+
+    def ask(self, folder: Path, last_seq: int | None = None) -> Path:
+        """Write down what it asks for; returns the path."""
+        path = folder / f"request-{secrets.token_hex(4)}.json"
+        path.write_text(json.dumps(self.request(last_seq)))
+        return path
+
+    def renewed(self, **changed: object) -> "Stranger":
+        """The same device with another key."""
+        return msgspec.structs.replace(self, key=ed25519_key(), key_name="new", **changed)
 
     def statement(self, last_seq: int | None = None) -> bytes:
         """Give the bytes that a proof signs."""

@@ -1,8 +1,6 @@
 """Who is speaking, over the years: each act of a person by its command, while devices go on sending what they have."""
 
 import asyncio
-import hashlib
-import json
 import secrets
 import statistics
 import threading
@@ -11,16 +9,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
-import cbor2
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec.structs import replace
 
 from deploy import embedded
-from tests.core.authority import Wanted, pem, root
-from tests.whole.device import PAYLOAD, Stranger, ed25519_key, p256_key
+from tests.whole.device import Stranger, ed25519_key, p256_key
 from tests.whole.house import House, open_house
 
 pytestmark = pytest.mark.real
@@ -60,26 +55,14 @@ def device(house: House) -> Stranger:
 
 
 def enrol(house: House, device: Stranger) -> None:
-    house.run("devices", "enrol", "--request", request(house, device), "--tenant", "strangers")
-
-
-def request(house: House, device: Stranger, last_seq: int | None = None) -> str:
-    """Write down what a device asks for; returns the path."""
-    path = house.folder / f"request-{secrets.token_hex(4)}.json"
-    path.write_text(json.dumps(device.request(last_seq)))
-    return str(path)
-
-
-def newer(device: Stranger, **changed: object) -> Stranger:
-    """The same device with another key."""
-    return replace(device, key=ed25519_key(), key_name="new", **changed)
+    house.run("devices", "enrol", "--request", device.ask(house.folder), "--tenant", "strangers")
 
 
 def test_a_key_is_rotated_and_what_was_buffered_under_the_old_one_is_stored(house: House, device: Stranger) -> None:
     first, *buffered = [device.say(seq) for seq in range(1, 1_002)]
     assert house.weigh(first) == [ACCEPTED]
     rotated = replace(device, key=p256_key(), key_name="new")
-    asked = request(house, rotated, last_seq=1_001)
+    asked = rotated.ask(house.folder, last_seq=1_001)
     said = house.run("devices", "rotate", device.name, "--request", asked, *WHY).stdout
     assert "good up to number 1001" in said
     assert house.weigh(rotated.say(1_002), *buffered) == [ACCEPTED] * 1_001
@@ -90,8 +73,8 @@ def test_a_key_is_rotated_and_what_was_buffered_under_the_old_one_is_stored(hous
 def test_without_a_word_of_the_device_the_old_key_ends_at_what_was_accepted(house: House, device: Stranger) -> None:
     late = device.say(2)
     assert house.weigh(device.say(1), device.say(3)) == [ACCEPTED] * 2
-    rotated = newer(device)
-    house.run("devices", "rotate", device.name, "--request", request(house, rotated), *WHY)
+    rotated = device.renewed()
+    house.run("devices", "rotate", device.name, "--request", rotated.ask(house.folder), *WHY)
     assert house.weigh(late, device.say(4), rotated.say(5)) == [ACCEPTED, KEY_RETIRED, ACCEPTED]
 
 
@@ -104,36 +87,17 @@ def test_after_a_revocation_nothing_is_stored_whatever_time_it_claims(house: Hou
     assert house.weigh(device.say(4), back_dated) == [KEY_REVOKED] * 2
     tainted = house.query("select seq from weighbridge.tainted where device_id = $1 order by seq", device.name)
     assert [row[0] for row in tainted] == [1, 2]
-    again = newer(device, epoch=2)
+    again = device.renewed(epoch=2)
     enrol(house, again)
     assert house.weigh(again.say(1), device.say(5)) == [ACCEPTED, KEY_REVOKED]
 
 
 def test_one_of_two_keys_is_revoked_and_the_other_goes_on(house: House, device: Stranger) -> None:
-    second = newer(device)
+    second = device.renewed()
     enrol(house, second)
     assert house.weigh(device.say(1), second.say(2)) == [ACCEPTED] * 2
     house.run("devices", "revoke", device.name, "--kid", device.kid.hex(), *WHY)
     assert house.weigh(device.say(3), second.say(4)) == [KEY_REVOKED, ACCEPTED]
-
-
-def test_a_device_is_replaced_and_what_the_old_one_has_buffered_still_lands(house: House, device: Stranger) -> None:
-    buffered = [device.say(seq) for seq in range(2, 50)]
-    assert house.weigh(device.say(1)) == [ACCEPTED]
-    vehicle = str(device.registration()["vehicle_id"])
-    unit = Stranger(f"new-{device.name}", p256_key(), vehicle=vehicle)
-    asked = request(house, unit)
-    assert (
-        "good up to number 101"
-        in house.run("devices", "replace", device.name, "--request", asked, "--late", "100", *WHY).stdout
-    )
-    mixed = [value for seq, late in enumerate(buffered, 1) for value in (unit.say(seq), late)]
-    assert house.weigh(*mixed) == [ACCEPTED] * len(mixed)
-    assert house.weigh(device.say(101), device.say(102)) == [ACCEPTED, KEY_RETIRED]
-    of_vehicle = house.query(
-        "select device_id, count(*) from weighbridge.message where vehicle_id = $1 group by 1", vehicle
-    )
-    assert {row[0]: row[1] for row in of_vehicle} == {device.name: 50, unit.name: 48}
 
 
 def test_a_kept_old_key_can_neither_claim_the_new_epoch_nor_go_on_in_the_old_one(
@@ -141,7 +105,7 @@ def test_a_kept_old_key_can_neither_claim_the_new_epoch_nor_go_on_in_the_old_one
 ) -> None:
     gap = device.say(2)
     assert house.weigh(device.say(1), device.say(3)) == [ACCEPTED] * 2
-    unit = newer(device, epoch=2)
+    unit = device.renewed(epoch=2)
     enrol(house, unit)
     assert house.weigh(
         unit.say(1), device.say(2, m70001=2), device.say(4), gap, unit.say(9, m70001=1), device.say(1, m70001=3)
@@ -152,17 +116,6 @@ def test_a_key_that_the_new_epoch_names_again_goes_on(house: House, device: Stra
     assert house.weigh(device.say(1)) == [ACCEPTED]
     house.enrol([device.registration(epoch=2)])
     assert house.weigh(replace(device, epoch=2).say(1), device.say(2)) == [ACCEPTED, EPOCH_CLOSED]
-
-
-def test_a_device_is_decommissioned_and_taken_in_again(house: House, device: Stranger) -> None:
-    assert house.weigh(device.say(1)) == [ACCEPTED]
-    house.run("devices", "decommission", device.name, *WHY)
-    assert house.weigh(device.say(2)) == [KEY_REVOKED]
-    said = house.run("devices", "enrol", "--request", request(house, newer(device)), "--tenant", "strangers", status=1)
-    assert "give it a higher epoch" in said.stderr
-    again = newer(device, epoch=2)
-    enrol(house, again)
-    assert house.weigh(again.say(1)) == [ACCEPTED]
 
 
 def test_a_message_belongs_to_who_owned_the_vehicle_when_it_was_recorded(house: House, device: Stranger) -> None:
@@ -185,22 +138,6 @@ def test_a_message_belongs_to_who_owned_the_vehicle_when_it_was_recorded(house: 
         "select tenant from weighbridge.message where device_id = $1 and seq > 4 order by seq", device.name
     )
     assert [row[0] for row in rows] == ["others", "strangers", "others", "strangers"]
-
-
-def test_a_device_that_an_authority_vouches_for_is_heard_until_its_key_is_revoked(house: House) -> None:
-    authority, device = root(), Stranger(f"unit-{secrets.token_hex(6)}", p256_key())
-    certificate = authority.certify(device.key, Wanted((device.name,)))
-    for name, content in ((f"{device.name}.pem", pem(certificate)), ("authority.pem", authority.pem)):
-        (house.folder / name).write_text(content)
-    house.run("tenants", "trust", "strangers", house.folder / "authority.pem")
-    placed = ("--vehicle", f"vehicle of {device.name}", "--epoch", "1", "--tenant", "strangers")
-    house.run("devices", "enrol", "--certificate", house.folder / f"{device.name}.pem", *placed)
-    der = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    kid = hashlib.sha256(der).digest()
-    first, second = (device.seal(cbor2.dumps(device.header(device.claims(seq), n4=kid)), PAYLOAD) for seq in (1, 2))
-    assert house.weigh(first) == [ACCEPTED]
-    house.run("devices", "revoke", device.name, "--kid", kid.hex(), *WHY)
-    assert house.weigh(second) == [KEY_REVOKED]
 
 
 class Fleet(msgspec.Struct, frozen=True):
