@@ -33,6 +33,7 @@ from loadtest.view import Progress, View
 WORKERS = 2
 READY_S_MAX = 60.0
 SAMPLES_MAX = 4
+RATE_PER_VEHICLE_MAX = 5  # half of what the policy allows: stories come in bursts
 EITHER_PERCENT_MAX = 5
 MIX = Mix(
     {
@@ -75,6 +76,8 @@ def lifecycle_(state: Path, as_json: bool, **numbers: float) -> None:  # noqa: F
 
 async def play(wish: Wish, servers: Servers, folder: Path, console: Console) -> Report:
     """Let the fleet speak and the registrar work, and compare with what was deserved."""
+    if wish.rate > wish.vehicles * RATE_PER_VEHICLE_MAX:
+        raise ValueError(f"more than {RATE_PER_VEHICLE_MAX} messages/s of a vehicle are limited: take more vehicles")
     fleet = Fleet(wish.seed, wish.vehicles, run=int(time.time()))
     identity = Identity(fleet)
     plan, lives = Plan(fleet, MIX, time.time(), wish.rate, SAMPLES_MAX), Lives(identity)
@@ -111,11 +114,10 @@ async def _all_owned(site: Site) -> None:
 async def _claims(site: Site, found: Differences) -> list[Claim]:
     ((revoked, stored_after),) = await site.ask(REVOKED)
     undeserved = found.wrong + found.unexpected + found.unaccounted
-    examples = "; ".join(f"{one.fault}: {one.deserved}, got {one.found}" for one in found.examples[:3])
     share = 100 * found.either / max(found.sent, 1)
     return [
         Claim("messages without the verdict that they deserve",
-              f"{undeserved:,} of {found.sent:,} {examples}".strip(), undeserved == 0),
+              f"{undeserved:,} of {found.sent:,}", undeserved == 0),
         Claim("stored messages of a wrong owner", f"{found.misowned:,} of {found.owned:,}", found.misowned == 0),
         equal(f"messages stored under a key after its revocation, of {revoked:,} keys", stored_after, 0),
         Claim("messages on their way while their key was revoked, for which either verdict is right",

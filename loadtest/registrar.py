@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from device_sim.chance import Chance
 from device_sim.hindsight import Done
 from device_sim.lifecycle import LATE, Ask, Deed, Lives
 from device_sim.truth import Deserved
@@ -20,6 +21,7 @@ from loadtest.attack.site import Site
 
 PEOPLE = 4
 LOOK_EVERY_S = 0.05
+MEETING_S = 0.15  # about as long as it takes until a message that has landed is judged
 ENTERED_LATE_MS = 250  # a transfer is entered when it has taken place
 DECISION = Decision("loadtest", "as the simulated vehicle asked")
 
@@ -76,6 +78,7 @@ class Registrar:
         self._last: dict[str, tuple[int, int]] = {}
         self._people: asyncio.Queue[Connection] = asyncio.Queue()
         self._over = asyncio.Event()
+        self._chance = Chance(1)
 
     def take(self, row: Deserved) -> None:
         """Take note of what has landed."""
@@ -109,7 +112,7 @@ class Registrar:
 
     async def _do(self, ask: Ask) -> None:
         """Do what is asked, and tell the vehicle; not if the fleet falls silent before it can be done."""
-        if ask.settled and not await self._settled(ask):
+        if not await (self._settled(ask) if ask.settled else self._speaking(ask)):
             return
         async with self._somebody() as connection:
             judged = await read_positions(connection, self._site.name)
@@ -129,6 +132,16 @@ class Registrar:
                         return True
             await asyncio.sleep(LOOK_EVERY_S)
         return False
+
+    async def _speaking(self, ask: Ask) -> bool:
+        """Wait until a device has just sent something: where deed and judgement meet is where mistakes are made."""
+        before = self._heard[ask.device_id]
+        while self._heard[ask.device_id] == before:
+            if self._over.is_set():
+                return False
+            await asyncio.sleep(LOOK_EVERY_S / 10)
+        await asyncio.sleep(self._chance.between(0, MEETING_S))
+        return True
 
     @contextlib.asynccontextmanager
     async def _somebody(self) -> AsyncIterator[Connection]:
