@@ -4,7 +4,7 @@ PYTHON ?=
 export PYTHON
 BIN := .venv/bin
 
-.PHONY: setup demo test fuzz simulate check lock clean
+.PHONY: setup demo test fuzz duel simulate check lock clean
 
 setup:
 	@bash deploy/environment.sh
@@ -18,6 +18,10 @@ test: setup
 
 fuzz: setup
 	@$(BIN)/python -m loadtest.fuzz $(ARGS)
+
+# 100,000 signatures, sound and not, through both engines.
+duel: setup
+	@$(BIN)/python -m loadtest.duel $(ARGS)
 
 # SEEDS=n plays so many; SEED=n replays one, step by step.
 SEEDS ?= 5000

@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from deploy import embedded
 from deploy.embedded.command import STATE, say
+from ingest.adapters.multibuffer import Multibuffer, UnavailableError
 from ingest.adapters.postgres.migration import migrate
 
 REAL_PASSED = pytest.StashKey[int]()
@@ -47,6 +48,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             f"tests on real servers that passed: {passed}{'' if passed else ', and CI needs some'}"
         )
+        terminalreporter.write_line(f"the engine of this machine: {_engine()}")
+
+
+def _engine() -> str:
+    try:
+        return f"{Multibuffer().name}, compared with the portable one"
+    except UnavailableError as error:
+        return f"portable; nothing is known of the multibuffer one, whose tests were skipped: {error}"
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ingest.adapters.multibuffer import Multibuffer, UnavailableError
 from tests.adapters.contract import Memory, Postgres, World
 
 
@@ -21,3 +22,12 @@ async def postgres(store_database: str) -> Postgres:
 def world(request: pytest.FixtureRequest) -> World:
     found: World = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session")
+def fast() -> Multibuffer:
+    """Give the engine that needs a processor of its kind, where there is one."""
+    try:
+        return Multibuffer()
+    except UnavailableError as error:
+        pytest.skip(f"there is no multibuffer engine here: {error}")

@@ -1,9 +1,7 @@
 """Is a Verified made of exactly those envelopes that a registered, usable key of the named device signed?"""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,13 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.core.device import Algorithm, Key, KeyRing, KeyState, Sender
-from ingest.core.enrolment import EnrolmentError, admit
 from ingest.core.envelope import EXTERNAL_AAD
 from ingest.core.message import Envelope, RawRecord, Refused, Verified
-from ingest.core.signature import Engine, Job, Portable, verify
+from ingest.core.signature import Job, Portable, verify
 from ingest.core.verdict import Refusal
+from tests.core import wycheproof
 
-WYCHEPROOF = Path(__file__).parents[3] / "shared" / "vectors"
 N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # the order of P-256 (SP 800-186, 3.2.1.3)
 RECEIVED_AT_MS = 1_790_000_000_000
 
@@ -263,32 +260,15 @@ def test_an_es256_signature_at_the_ends_of_its_range_does_not_hold(r: int, s: in
     assert reason(es256(signature=r.to_bytes(32, "big") + s.to_bytes(32, "big"))) is Refusal.BAD_SIGNATURE
 
 
-def wycheproof(name: str) -> list[Any]:
-    path = WYCHEPROOF / name
-    if not path.exists():
-        return [pytest.param(None, None, marks=pytest.mark.skip(reason=f"{name} is not beside this checkout"))]
-    groups = json.loads(path.read_text())["testGroups"]
-    return [pytest.param(group, test, id=str(test["tcId"])) for group in groups for test in group["tests"]]
-
-
-def agrees(engine: Engine, alg: str, group: dict[str, Any], test: dict[str, Any]) -> None:
-    """A public vector and the engine say the same, or the key gate kept the vector's key out and it is not valid."""
-    try:
-        algorithm, public = admit(alg, group["publicKeyPem"])
-    except EnrolmentError:
-        assert test["result"] != "valid"
-        return
-    job = Job(algorithm, public, bytes.fromhex(test["msg"]), bytes.fromhex(test["sig"]))
-    assert engine.check([job]) == [test["result"] == "valid"], test["comment"]
-
-
-@pytest.mark.parametrize(("group", "test"), wycheproof("ed25519_test.json"))
+@pytest.mark.parametrize(("group", "test"), wycheproof.cases("EdDSA"))
 def test_the_portable_engine_agrees_with_the_public_ed25519_vectors(
     group: dict[str, Any], test: dict[str, Any]
 ) -> None:
-    agrees(Portable(), "EdDSA", group, test)
+    if job := wycheproof.job_of("EdDSA", group, test):
+        assert Portable().check([job]) == [test["result"] == "valid"], test["comment"]
 
 
-@pytest.mark.parametrize(("group", "test"), wycheproof("ecdsa_secp256r1_sha256_p1363_test.json"))
+@pytest.mark.parametrize(("group", "test"), wycheproof.cases("ES256"))
 def test_the_portable_engine_agrees_with_the_public_p256_vectors(group: dict[str, Any], test: dict[str, Any]) -> None:
-    agrees(Portable(), "ES256", group, test)
+    if job := wycheproof.job_of("ES256", group, test):
+        assert Portable().check([job]) == [test["result"] == "valid"], test["comment"]

@@ -1,0 +1,147 @@
+"""Do all engines say the same, whatever they are asked, in groups of any size?"""
+
+import hashlib
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import schemas
+from ingest.adapters.multibuffer import Multibuffer
+from ingest.core.device import Algorithm
+from ingest.core.examine import Examiner
+from ingest.core.message import Refused
+from ingest.core.payload import load
+from ingest.core.signature import Engine, Job, Portable
+from ingest.core.touchstone import ORDERS, SOUND
+from loadtest.duel import fight
+from loadtest.forgery import HASHED_BEYOND_N, Forger
+from tests.core import wycheproof
+from tests.core.vectors import load_vectors
+
+ATTEMPTS = 4_000
+VECTORS = load_vectors()
+CATALOGUE = load(schemas.read_telemetry())
+
+
+def spoilt(job: Job) -> Job:
+    return Job(job.algorithm, job.public, job.signed + b"!", job.signature)
+
+
+@pytest.mark.parametrize("alg", ["EdDSA", "ES256"])
+def test_the_fast_engine_agrees_with_the_public_vectors_one_by_one_and_all_at_once(fast: Multibuffer, alg: str) -> None:
+    found = [
+        (wycheproof.job_of(alg, *case.values), case.values[1]) for case in wycheproof.cases(alg) if any(case.values)
+    ]
+    if not found:
+        pytest.skip(f"{wycheproof.FILES[alg]} is not beside this checkout")
+    asked = [(job, test["result"] == "valid", test["comment"]) for job, test in found if job]
+    assert len(asked) > 100
+    for job, valid, comment in asked:
+        assert fast.check([job]) == [valid], comment
+    assert fast.check([job for job, _, _ in asked]) == [valid for _, valid, _ in asked]
+
+
+def examined(engine: Engine) -> dict[str, str | None]:
+    """Say of each golden vector for what it is refused before it is judged."""
+    found: dict[str, str | None] = {}
+    for vector in VECTORS.vectors:
+        examiner = Examiner(vector.rules(), CATALOGUE, engine)
+        (answer,) = examiner.examine(examiner.read([vector.record()]), VECTORS.ring(None))
+        found[vector.name] = answer.reason if isinstance(answer, Refused) else None
+    return found
+
+
+def test_both_engines_say_the_same_of_the_golden_vectors(fast: Multibuffer) -> None:
+    answers = examined(fast)
+    assert answers == examined(Portable())
+    assert {"bad_signature", None} < set(answers.values())
+
+
+def test_both_engines_say_the_same_of_whatever_owners_of_keys_and_forgers_make(fast: Multibuffer) -> None:
+    tried, found = fight(fast, Portable(), ATTEMPTS, seed=5)
+    assert found is None, str(found)
+    assert tried.total() == ATTEMPTS
+
+
+@pytest.mark.parametrize("sound", SOUND, ids=lambda job: str(job.algorithm))
+def test_in_a_group_of_any_size_one_that_is_bad_spoils_nothing(fast: Multibuffer, sound: Job) -> None:
+    forger = Forger(seed=1)
+    make = forger.eddsa if sound.algorithm is Algorithm.ED25519 else forger.es256
+    jobs = [make() for _ in range(17)]
+    for size in range(18):
+        assert fast.check(jobs[:size]) == [True] * size
+        for bad in range(size):
+            group = [spoilt(job) if at == bad else job for at, job in enumerate(jobs[:size])]
+            assert fast.check(group) == [at != bad for at in range(size)]
+            assert fast.check([spoilt(job) if at != bad else job for at, job in enumerate(jobs[:size])]) == [
+                at == bad for at in range(size)
+            ]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # time is not what is tested
+@given(st.sampled_from(SOUND), st.binary(max_size=66), st.binary(max_size=40), st.binary(max_size=66))
+def test_the_fast_engine_never_raises(
+    fast: Multibuffer, sound: Job, public: bytes, signed: bytes, signature: bytes
+) -> None:
+    jobs = [
+        Job(sound.algorithm, public, signed, signature),
+        Job(sound.algorithm, sound.public, signed, signature),
+        Job(sound.algorithm, sound.public, signed, signature[:1] * 64),
+        Job(sound.algorithm, public, sound.signed, sound.signature),
+    ]
+    assert fast.check(jobs) == [False] * 4
+
+
+def test_messages_that_are_empty_are_messages(fast: Multibuffer) -> None:
+    assert fast.check([SOUND[0]] * 8) == [True] * 8
+    assert fast.check([SOUND[0], spoilt(SOUND[0])] * 4) == [True, False] * 4
+
+
+def test_algorithms_may_be_mixed_and_what_is_no_signature_is_refused_among_them(fast: Multibuffer) -> None:
+    forger = Forger(seed=2)
+    jobs, expected = [], []
+    for at in range(60):
+        sound = forger.any()
+        bad = [
+            Job(sound.algorithm, sound.public, sound.signed, sound.signature[:63]),
+            Job(sound.algorithm, sound.public, sound.signed, sound.signature + b"\0"),
+            Job(sound.algorithm, sound.public + b"\0", sound.signed, sound.signature),
+            Job(sound.algorithm, b"", sound.signed, sound.signature),
+            Job(sound.algorithm, sound.public, sound.signed, b""),
+        ]
+        jobs += [sound, bad[at % 5]]
+        expected += [True, False]
+    assert fast.check(jobs) == Portable().check(jobs) == expected
+    assert fast.check([]) == []
+
+
+def test_a_signature_over_a_hash_beyond_the_order_holds(fast: Multibuffer) -> None:
+    assert int.from_bytes(hashlib.sha256(HASHED_BEYOND_N).digest(), "big") > ORDERS[Algorithm.P256]
+    jobs = [Forger(seed).es256(HASHED_BEYOND_N) for seed in range(9)]
+    assert fast.check(jobs) == Portable().check(jobs) == [True] * 9
+
+
+def unreduced(signed: bytes) -> bytes:
+    return hashlib.sha256(signed).digest()
+
+
+def no_doubt(_engine: Multibuffer, refused: list[Job]) -> list[bool]:
+    return [False] * len(refused)
+
+
+@pytest.mark.parametrize(
+    ("fence", "instead", "kind"),
+    [
+        ("_L", b"\xff" * 33, "EdDSA: s and some L"),
+        ("_hash", unreduced, "ES256: hash beyond n"),
+        ("Multibuffer._doubt", no_doubt, "ES256: a point and itself"),
+    ],
+)
+def test_without_its_fence_the_library_is_wrong_and_the_duel_finds_it(
+    fast: Multibuffer, monkeypatch: pytest.MonkeyPatch, fence: str, instead: object, kind: str
+) -> None:
+    monkeypatch.setattr(f"ingest.adapters.multibuffer.{fence}", instead)
+    _, found = fight(fast, Portable(), ATTEMPTS, seed=5)
+    assert found is not None
+    assert found.attempt.kind == kind
