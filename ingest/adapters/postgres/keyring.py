@@ -1,6 +1,6 @@
 """Which keys do these messages name? Read without locks; whether they still hold is seen under them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import asyncpg
 
@@ -10,15 +10,48 @@ from ingest.core.device import Algorithm, Key, KeyRing, KeyState, Sender
 from ingest.core.message import Envelope, Refused
 
 
-async def read_ring(connection: Connection, messages: Iterable[Envelope | Refused]) -> KeyRing:
-    """Read the keys of the devices that these messages name. Raises TroubleError."""
-    envelopes = [message for message in messages if isinstance(message, Envelope)]
-    with trouble("reading keys"):
-        found = await connection.fetch(queries.SENDERS, list({envelope.device_id for envelope in envelopes}))
-        senders = _senders(found)
-        strange = {e.kid for e in envelopes if e.device_id in senders and e.kid not in senders[e.device_id].keys}
-        foreign = await connection.fetch(queries.REGISTERED_KIDS, list(strange)) if strange else []
-    return KeyRing(senders, frozenset(row["kid"] for row in foreign))
+class Keyring:
+    """What one process has read of the registry; as good as new, for it is dropped when the registry has moved.
+
+    It keeps at most `senders_max` (about 1 kB each), oldest out first. Who is not registered is asked for each time.
+    """
+
+    def __init__(self, senders_max: int = 16_384) -> None:
+        self._senders: dict[str, Sender] = {}
+        self._version = -1  # of the registry, when the first of them was read
+        self._senders_max = senders_max
+
+    async def read(self, connection: Connection, messages: Iterable[Envelope | Refused]) -> KeyRing:
+        """Give the keys of the devices that these messages name. Raises TroubleError."""
+        envelopes = [message for message in messages if isinstance(message, Envelope)]
+        with trouble("reading keys"):
+            senders = await self._find(connection, {envelope.device_id for envelope in envelopes})
+            strange = {e.kid for e in envelopes if e.device_id in senders and e.kid not in senders[e.device_id].keys}
+            foreign = await connection.fetch(queries.REGISTERED_KIDS, list(strange)) if strange else []
+        return KeyRing(senders, frozenset(row["kid"] for row in foreign))
+
+    async def _find(self, connection: Connection, asked: Collection[str]) -> dict[str, Sender]:
+        version = await connection.fetchval(queries.REGISTRY_VERSION)
+        if version != self._version:
+            self._senders.clear()
+            self._version = version
+        senders = {device_id: self._senders[device_id] for device_id in asked if device_id in self._senders}
+        missing = [device_id for device_id in asked if device_id not in senders]
+        if missing:
+            found = _senders(await connection.fetch(queries.SENDERS, missing))
+            if version == self._version:  # nobody who has read a later one meanwhile would be given what is older
+                self._keep(found)
+            senders |= found
+        return senders
+
+    def forget(self) -> None:
+        """Drop everything: a database that was away may have come back as it once was, with numbers used again."""
+        self._version = -1
+
+    def _keep(self, found: dict[str, Sender]) -> None:
+        self._senders |= found
+        for device_id in list(self._senders)[: max(0, len(self._senders) - self._senders_max)]:
+            del self._senders[device_id]
 
 
 def _senders(found: Iterable[asyncpg.Record]) -> dict[str, Sender]:

@@ -17,7 +17,7 @@ from ingest.adapters.postgres import queries
 from ingest.adapters.postgres.audit import UnfitActError
 from ingest.adapters.postgres.chain import relink
 from ingest.adapters.postgres.connection import Connection
-from ingest.adapters.postgres.keyring import read_ring
+from ingest.adapters.postgres.keyring import Keyring
 from ingest.adapters.postgres.lapse import lapse
 from ingest.adapters.postgres.provenance import Provenance, Stamp, columns_of, sign
 from ingest.adapters.postgres.transaction import Ownership, PostgresTransaction
@@ -47,6 +47,7 @@ class Review:
 
     def __init__(self, connection: Connection, examiner: Examiner, provenance: Provenance) -> None:
         self._connection = connection
+        self._keys = Keyring()
         self._examiner = examiner
         self._provenance = provenance
         self._fields = columns_of(provenance.schemas)
@@ -93,7 +94,7 @@ class Review:
         """Examine messages, take them out of the lane, judge them; keys that move meanwhile send them round again."""
         for _ in range(ROUNDS_MAX):
             messages = self._examiner.read([_record(row) for row in whole])
-            examined = self._examiner.examine(messages, await read_ring(self._connection, messages))
+            examined = self._examiner.examine(messages, await self._keys.read(self._connection, messages))
             try:
                 async with self._connection.transaction():
                     batch = PostgresTransaction(Ownership(self._connection, stamp, self._fields))

@@ -119,6 +119,8 @@ RESUMPTION = """
 
 # Key ring ------------------------------------------------------------------------------------------------------------
 
+REGISTRY_VERSION = "select version from store.registry"
+
 SENDERS = """
     select d.device_id, d.device_no, d.vehicle_no, v.tenant_no, s.key_version,
            k.key_no, k.kid, k.algorithm, k.public_key, k.state, k.valid_from, k.valid_until, k.seq_cutoff,

@@ -17,7 +17,7 @@ import structlog
 from ingest.adapters.postgres import queries
 from ingest.adapters.postgres.connection import Connection, connect, trouble
 from ingest.adapters.postgres.days import prepare_days
-from ingest.adapters.postgres.keyring import read_ring
+from ingest.adapters.postgres.keyring import Keyring
 from ingest.adapters.postgres.lapse import LAPSER, expire
 from ingest.adapters.postgres.provenance import Provenance, Stamp, columns_of, sign
 from ingest.adapters.postgres.transaction import Ownership, PostgresTransaction
@@ -38,6 +38,7 @@ class PostgresStore:
         self._database = database
         self._provenance = provenance  # as it is now: an engine may be stopped
         self._fields = columns_of(provenance().schemas)
+        self._keys = Keyring()
         self._epochs: dict[tuple[int, int], int] = {}  # under which this process owned each partition last
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -84,14 +85,19 @@ class PostgresStore:
         assert taken is not None, "the lease row was made above"
         self._epochs[topic_no, partition] = taken["owner_epoch"]
         stamp = Stamp(topic_no, partition, taken["owner_epoch"], judged_by, self.worker)
-        return PostgresLease(Ownership(connection, stamp, self._fields), taken, lambda: self._provenance() == signed)
+        self._keys.forget()
+        ownership = Ownership(connection, stamp, self._fields)
+        return PostgresLease(ownership, taken, self._keys, lambda: self._provenance() == signed)
 
 
 class PostgresLease:
     """One partition on one connection, until an exception or a successor ends it."""
 
-    def __init__(self, ownership: Ownership, taken: asyncpg.Record, still_so: Callable[[], bool]) -> None:
+    def __init__(
+        self, ownership: Ownership, taken: asyncpg.Record, keys: Keyring, still_so: Callable[[], bool]
+    ) -> None:
         self._ownership = ownership
+        self._keys = keys
         self._still_so = still_so  # what was written down at the take-over of how verdicts are reached
         self._connection = ownership.connection
         self.mark = Mark(taken["next_offset"], taken["log_id"], taken["record_hash"])
@@ -130,7 +136,7 @@ class PostgresLease:
 
     async def key_ring(self, messages: Iterable[Envelope | Refused]) -> KeyRing:
         """See ingest.ports.Lease."""
-        return await read_ring(self._connection, messages)
+        return await self._keys.read(self._connection, messages)
 
     def _vouch(self) -> None:
         """Keep nothing of which it would be recorded falsely how it came about."""
