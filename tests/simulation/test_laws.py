@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from device_sim.fault import Fault
 from ingest.adapters.memory.store import MemoryStore
 from ingest.core.message import RawRecord
+from ingest.core.seal import BEGINNING
 from ingest.core.verdict import AlertKind, Verdict
 from tests.simulation import corridor
 
@@ -79,6 +80,7 @@ def test_batches_do_not_matter(sent: corridor.Traffic, batch_records_max: int, b
     corridor.run(one, cut, batch_records_max, batch_samples_max)
     assert corridor.verdicts(cut) == corridor.verdicts(whole)
     assert cut.devices == whole.devices
+    assert cut.leases[corridor.TOPIC, 0].seal == whole.leases[corridor.TOPIC, 0].seal != BEGINNING
     assert list(cut.alerts.values()) == list(whole.alerts.values())
     assert {alert.kind for alert in whole.alerts.values()} >= RAISED_BY_FLEET
 
