@@ -43,6 +43,7 @@ from ingest.worker import Limits, Worker
 from loadtest.attack.command import attack
 from loadtest.chaos.command import chaos
 from loadtest.check import check
+from loadtest.command import loadtest
 from loadtest.demo import demo
 from loadtest.lifecycle import lifecycle_
 
@@ -58,7 +59,7 @@ def main(context: click.Context) -> None:
 
 
 COMMANDS = (
-    status, down, simulate, check, demo, chaos, attack, lifecycle_,
+    status, down, simulate, check, demo, chaos, attack, loadtest, lifecycle_,
     devices, tenants, partitions, audit, quarantine, held, alerts,
 )  # fmt: skip
 for command in COMMANDS:

@@ -1,0 +1,80 @@
+"""What does a person type to put the house under load? `loadtest`, and what is to be known."""
+
+import logging
+import os
+from pathlib import Path
+
+import click
+import msgspec
+import uvloop
+from rich.console import Console
+
+from deploy import embedded, software
+from deploy.embedded.command import STATE
+from ingest.adapters.topics import TopicError
+from ingest.core.device import Algorithm
+from ingest.ports import TroubleError
+from loadtest.compare.cpu import CORES
+from loadtest.compare.product import WrongError
+from loadtest.compare.report import show
+from loadtest.compare.trial import Course, Row
+from loadtest.compare.trial import compare as compare_
+from loadtest.corpus import Order, cache_of
+
+ROUNDS = 5
+MESSAGES = {1: 100_000, 10: 20_000, 50: 6_000}  # by samples in each: some seconds of the fastest
+FEW = {1: 10_000, 10: 3_000, 50: 1_000}  # some seconds of the slowest
+QUICK_MESSAGES, QUICK_FEW = 30_000, 5_000
+FLEETS = (5_000, 100_000)  # of the second, each message that is compared comes from another device
+
+EXPECTED = (software.Missing, embedded.Stuck, TroubleError, TopicError, WrongError, ValueError)
+
+cache_option = click.option("--cache", type=click.Path(file_okay=False, path_type=Path),
+                            help="Where signed messages are kept.  [default: in the user's cache]")  # fmt: skip
+state_option = click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=STATE / "loadtest",
+                            show_default=".weighbridge/loadtest of the checkout",
+                            help="Of servers of its own; erased at the end.")  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line.")
+
+
+@click.group
+def loadtest() -> None:
+    """Measure, on servers of its own. Figures move with the machine; the ratios are those of one run."""
+    for name in ("WEIGHBRIDGE_KAFKA", "WEIGHBRIDGE_DATABASE"):
+        os.environ.pop(name, None)  # the servers that it names are somebody's
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
+@loadtest.command
+@click.option("--quick", is_flag=True, help="One sample a message and the small fleet only: two minutes.")
+@click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1, 100), help="Of each.")
+@json_option
+@cache_option
+@state_option
+def compare(quick: bool, rounds: int, as_json: bool, cache: Path | None, state: Path) -> None:  # noqa: FBT001 (options)
+    """Compare the product with what most people would write, and with what cannot be avoided."""
+    courses = _quick(rounds) if quick else _full(rounds)
+    try:
+        rows = uvloop.run(compare_(courses, cache_of(cache), state.resolve()))
+    except EXPECTED as error:
+        raise click.ClickException(str(error)) from None
+    show(rows, Console(stderr=as_json))
+    if as_json:
+        click.echo(_json(rows))
+
+
+def _quick(rounds: int) -> list[Course]:
+    return [Course(Order(FLEETS[0], QUICK_MESSAGES, algorithm=one), QUICK_FEW, rounds) for one in Algorithm]
+
+
+def _full(rounds: int) -> list[Course]:
+    return [
+        Course(Order(devices, MESSAGES[samples], samples, algorithm), FEW[samples], rounds, (CORES, 1))
+        for devices in FLEETS
+        for samples in MESSAGES
+        for algorithm in Algorithm
+    ]
+
+
+def _json(rows: list[Row]) -> str:
+    return msgspec.json.encode({"rows": rows}).decode()

@@ -1,0 +1,160 @@
+"""How fast does the product take a backlog? Real worker processes, timed by what they committed."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+from aiokafka import AIOKafkaConsumer
+
+from ingest.adapters.postgres.connection import Connection
+from loadtest.compare.cpu import family, times, used_s
+from loadtest.compare.ground import PARTITIONS, Ground, connected
+
+READY_S_MAX = 60.0
+STALLED_S_MAX = 60.0
+DRAIN_S_MAX = 15.0
+LOOK_EVERY_S = 0.05
+
+_WAITING = """
+    select count(distinct application_name) from pg_stat_activity
+    where application_name like $1 and wait_event_type = 'Lock' and datname = current_database()"""
+
+_RESULT = """
+    select b.accepted, b.others, extract(epoch from b.ended_at - l.began_at)::float8 as seconds,
+           (select count(*) from store.message) as stored
+    from (select sum(accepted)::bigint as accepted, sum(duplicate + held + refused + skipped)::bigint as others,
+                 max(committed_at) as ended_at from store.batch) b,
+         (select min(taken_at) as began_at from store.partition_lease) l"""
+
+
+class Cpu(msgspec.Struct, frozen=True):
+    """Microseconds of processor for each message."""
+
+    worker: float
+    postgres: float
+    kafka: float
+
+
+class Drained(msgspec.Struct, frozen=True):
+    """What came of a backlog."""
+
+    messages: int
+    seconds: float  # from the take-over of the first partition to the last commit, by the database's clock
+    cpu: Cpu
+
+    @property
+    def rate(self) -> float:
+        """Messages per second."""
+        return self.messages / self.seconds
+
+
+class WrongError(Exception):
+    """The product did not do what it should: its rate means nothing."""
+
+
+async def drain(ground: Ground, database: str, processes: int, engine: str) -> Drained:
+    """Let workers take the whole backlog. Raises WrongError unless every message is accepted."""
+    group = database.rpartition("/")[2]
+    journal = ground.servers.state / f"{group}.jsonl"
+    async with connected(database) as connection:
+        async with connected(database) as gate, _keeping_open(ground.servers.kafka, ground.topic, group) as leave:
+            barred = gate.transaction()
+            await barred.start()
+            # Nobody can take a partition over before this transaction ends: all begin at the same moment.
+            await gate.execute("lock table store.partition_lease in share row exclusive mode")
+            async with _working(ground, database, journal, processes, engine) as process:
+                await _joined(ground, group, processes)
+                await leave()
+                await _waiting(connection, ground.topic)
+                before = times(family(process.pid)), *ground.server_times()
+                await barred.commit()
+                await _until_taken(connection, len(ground.corpus), process)
+                after = times(family(process.pid)), *ground.server_times()
+        seconds = await _judge(connection, len(ground.corpus), journal)
+    used = [used_s(*pair) * 1e6 / len(ground.corpus) for pair in zip(before, after, strict=True)]
+    return Drained(len(ground.corpus), seconds, Cpu(worker=used[0], kafka=used[1], postgres=used[2]))
+
+
+@contextlib.asynccontextmanager
+async def _working(
+    ground: Ground, database: str, journal: Path, processes: int, engine: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run workers for the length of the block. Raises WrongError if they do not end well."""
+    command = ["-m", "ingest", "worker", "--processes", str(processes), "--engine", engine]
+    environ = ground.environ(database, database.rpartition("/")[2])
+    with journal.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(sys.executable, *command, env=environ, stderr=file)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        status = await asyncio.wait_for(process.wait(), DRAIN_S_MAX)
+    if status:
+        raise WrongError(f"the workers ended with status {status}; the end of their journal {journal} says why")
+
+
+@contextlib.asynccontextmanager
+async def _keeping_open(kafka: str, topic: str, group: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Be a member of the group, one that is slow to notice others; gives the means to leave it.
+
+    Until then, no assignment is made to those who have joined meanwhile: so they are all dealt in at once, and none
+    of them has to give up what it was dealt alone.
+    """
+    member = AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=kafka,
+        group_id=group,
+        enable_auto_commit=False,
+        session_timeout_ms=60_000,
+        heartbeat_interval_ms=20_000,
+    )
+    await member.start()
+    try:
+        yield member.stop
+    finally:
+        await member.stop()
+
+
+async def _joined(ground: Ground, group: str, processes: int) -> None:
+    """Wait until so many, beside the one who keeps it open, have joined the group."""
+    async with ground.servers.administered() as client:
+        for _ in range(int(READY_S_MAX / LOOK_EVERY_S)):
+            (answer,) = await client.describe_consumer_groups([group])
+            if len(answer.groups[0][5]) > processes:
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
+    raise WrongError(f"{processes} workers have not joined group {group} within {READY_S_MAX:.0f} s")
+
+
+async def _waiting(connection: Connection, topic: str) -> None:
+    """Wait until all partitions wait to be taken over."""
+    for _ in range(int(READY_S_MAX / LOOK_EVERY_S)):
+        if await connection.fetchval(_WAITING, f"weighbridge {topic}/%") == PARTITIONS:
+            return
+        await asyncio.sleep(LOOK_EVERY_S)
+    raise WrongError(f"the partitions of {topic} were not dealt out within {READY_S_MAX:.0f} s")
+
+
+async def _until_taken(connection: Connection, messages: int, process: asyncio.subprocess.Process) -> None:
+    """Wait until every message has its verdict; not for ever, and not for workers that are gone."""
+    taken, stalled_s = 0, 0.0
+    while taken < messages:
+        if process.returncode is not None or stalled_s > STALLED_S_MAX:
+            raise WrongError(f"the workers took {taken:,} of {messages:,} messages, and no more")
+        await asyncio.sleep(LOOK_EVERY_S)
+        now = await connection.fetchval("select coalesce(sum(next_offset), 0)::bigint from store.partition_lease")
+        taken, stalled_s = now, 0.0 if now > taken else stalled_s + LOOK_EVERY_S
+
+
+async def _judge(connection: Connection, messages: int, journal: Path) -> float:
+    """Count what became of them; returns how long it took."""
+    row = await connection.fetchrow(_RESULT)
+    assert row is not None, "aggregates always have a row"
+    if (row["accepted"], row["others"], row["stored"]) != (messages, 0, messages):
+        raise WrongError(f"of {messages:,} honest messages: {dict(row)}; the journal is {journal}")
+    return float(row["seconds"])

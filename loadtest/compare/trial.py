@@ -1,0 +1,199 @@
+"""How is it compared? Round by round: the naive consumer, the product with each engine, the parts; then the medians."""
+
+import asyncio
+import itertools
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from deploy.embedded.command import say
+from ingest.adapters.multibuffer import Multibuffer, UnavailableError
+from ingest.config import EngineChoice
+from ingest.core.device import Algorithm
+from ingest.core.signature import Engine, Portable
+from loadtest.chaos.stage import Servers
+from loadtest.compare import bound, naive
+from loadtest.compare.bound import Parts
+from loadtest.compare.cpu import CORES
+from loadtest.compare.ground import Ground, connected, enrol, lay, raised
+from loadtest.compare.product import Cpu, Drained, WrongError, drain
+from loadtest.corpus import Corpus, Order, Progress, provide
+
+ENGINES: Mapping[EngineChoice, Callable[[], Engine]] = {
+    EngineChoice.PORTABLE: Portable,
+    EngineChoice.MULTIBUFFER: Multibuffer,
+}
+NAIVE_S_MAX = 600.0
+TOLD_TIMES = 5
+
+Measured = TypeVar("Measured", Cpu, Parts)
+
+
+class Course(msgspec.Struct, frozen=True):
+    """What is compared once: the fleet and its messages, how many of them the slow ones get, and how often."""
+
+    order: Order
+    few: int  # for the naive consumer and the parts: the first so many
+    rounds: int
+    processes: tuple[int, ...] = (CORES,)  # of workers; the first is what the product's rate is
+
+
+class Round(msgspec.Struct, frozen=True):
+    """What one round gave."""
+
+    naive: float
+    drained: dict[EngineChoice, list[Drained]]  # by engine; for each number of processes
+    parts: dict[EngineChoice, Parts]
+
+
+class Row(msgspec.Struct, frozen=True):
+    """What is shown: messages per second, medians over the rounds; the ratios are medians of each round's own."""
+
+    alg: Algorithm
+    engine: EngineChoice
+    samples: int
+    devices: int
+    naive: float
+    product: float | None = None
+    bound: float | None = None
+    over_naive: float | None = None
+    over_bound: float | None = None
+    processes: int = CORES
+    one_process: float | None = None  # the product's rate with one
+    cpu_us: Cpu | None = None  # of the product, for each message
+    parts_us: Parts | None = None
+    missing: str | None = None  # why there is no such engine here
+
+
+async def compare(courses: Sequence[Course], cache: Path, state: Path) -> list[Row]:
+    """Compare on servers of our own."""
+    corpora = [provide(course.order, cache, _signing(course.order)) for course in courses]
+    engines, missing = _engines()
+    rows: list[Row] = []
+    async with raised(state) as servers:
+        enrolled: dict[str, str] = {}
+        for course, corpus in zip(courses, corpora, strict=True):
+            ground = await _lay(servers, corpus, enrolled)
+            say(f"comparing with {course.order}")
+            rounds = [await _round(ground, course, engines, number) for number in range(course.rounds)]
+            rows += [_row(course, engine, rounds) for engine in engines]
+            rows += [_absent(course, engine, why, rounds) for engine, why in missing.items()]
+    return rows
+
+
+def _engines() -> tuple[dict[EngineChoice, Engine], dict[EngineChoice, str]]:
+    found: dict[EngineChoice, Engine] = {}
+    missing: dict[EngineChoice, str] = {}
+    for choice, make in ENGINES.items():
+        try:
+            found[choice] = make()
+        except UnavailableError as error:
+            missing[choice] = str(error)
+    return found, missing
+
+
+async def _lay(servers: Servers, corpus: Corpus, enrolled: dict[str, str]) -> Ground:
+    """Fill the topic, and enrol the fleet unless an earlier course has."""
+    fleet = str(corpus.order.fleet)
+    if fleet not in enrolled:
+        template = f"fleet_{len(enrolled)}"
+        say(f"enrolling {corpus.order.devices:,} devices")
+        await enrol(servers, corpus, template)
+        enrolled[fleet] = template
+    return await lay(servers, corpus, enrolled[fleet])
+
+
+async def _round(ground: Ground, course: Course, engines: Mapping[EngineChoice, Engine], number: int) -> Round:
+    """Let each have its turn."""
+    slow = await _naive(ground, course, number)
+    work = bound.prepare(ground, course.few)
+    fetched, decoded, copied = await bound.fetch(ground, course.few), bound.decode(work.payloads), 0.0
+    drained: dict[EngineChoice, list[Drained]] = {choice: [] for choice in engines}
+    for choice, processes in itertools.product(engines, course.processes):
+        async with ground.database(f"{ground.topic}.{choice}.{processes}.{number}") as database:
+            drained[choice].append(await drain(ground, database, processes, choice))
+            if not copied:
+                async with connected(database) as connection:
+                    copied = await bound.copy(ground, connection, course.few)
+    parts = {
+        choice: Parts(fetched, bound.verify(engine, work.jobs), decoded, copied) for choice, engine in engines.items()
+    }
+    _tell(course, number, slow, drained)
+    return Round(slow, drained, parts)
+
+
+async def _naive(ground: Ground, course: Course, number: int) -> float:
+    """Let the naive consumer have the first messages; returns its rate."""
+    name = f"{ground.topic}.naive.{number}"
+    database = await ground.servers.make_database(name)
+    try:
+        async with connected(database) as connection:
+            await connection.execute(naive.TABLE)
+        devices = min(course.few, course.order.devices)
+        wish = naive.Wish(
+            ground.servers.kafka, database, ground.topic, name, course.few, str(ground.corpus.registrations), devices
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "loadtest.compare.naive", msgspec.json.encode(wish).decode(),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        said, _ = await asyncio.wait_for(process.communicate(), NAIVE_S_MAX)
+        done = msgspec.json.decode(said, type=naive.Done)
+        async with connected(database) as connection:
+            stored = await connection.fetchval("select count(*) from reading")
+        if stored != course.few * course.order.samples:
+            raise WrongError(f"the naive consumer stored {stored:,} samples of {course.few:,} messages")
+        return done.messages / done.seconds
+    finally:
+        await ground.servers.drop_database(name)
+
+
+def _tell(course: Course, number: int, slow: float, drained: Mapping[EngineChoice, Sequence[Drained]]) -> None:
+    rates = ", ".join(f"{engine} {turns[0].rate:,.0f}" for engine, turns in drained.items())
+    say(f"round {number + 1} of {course.rounds}: naive {slow:,.0f}, {rates} messages/s")
+
+
+def _signing(order: Order) -> Progress:
+    """Say now and then how far signing is."""
+    shown = 0
+
+    def tell(done: int, wanted: int) -> None:
+        nonlocal shown
+        if done * TOLD_TIMES // wanted > shown:
+            shown = done * TOLD_TIMES // wanted
+            say(f"signing {order}: {done:,} done")
+
+    return tell
+
+
+def _row(course: Course, engine: EngineChoice, rounds: Sequence[Round]) -> Row:
+    rates = [one.drained[engine][0].rate for one in rounds]
+    bounds = [one.parts[engine].rate for one in rounds]
+    last = [one.drained[engine][-1] for one in rounds]
+    return Row(
+        course.order.algorithm, engine, course.order.samples, course.order.devices,
+        naive=statistics.median(one.naive for one in rounds),
+        product=statistics.median(rates),
+        bound=statistics.median(bounds),
+        over_naive=statistics.median(rate / one.naive for rate, one in zip(rates, rounds, strict=True)),
+        over_bound=statistics.median(rate / most for rate, most in zip(rates, bounds, strict=True)),
+        processes=course.processes[0],
+        one_process=statistics.median(one.rate for one in last) if course.processes[-1] == 1 else None,
+        cpu_us=_median(Cpu, [one.drained[engine][0].cpu for one in rounds]),
+        parts_us=_median(Parts, [one.parts[engine] for one in rounds]),
+    )  # fmt: skip
+
+
+def _absent(course: Course, engine: EngineChoice, why: str, rounds: Sequence[Round]) -> Row:
+    slow = statistics.median(one.naive for one in rounds)
+    return Row(course.order.algorithm, engine, course.order.samples, course.order.devices, slow, missing=why)
+
+
+def _median(kind: type[Measured], found: Sequence[Measured]) -> Measured:
+    """Take the median of each field."""
+    names = kind.__struct_fields__
+    return kind(**{name: statistics.median(getattr(one, name) for one in found) for name in names})
