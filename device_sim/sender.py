@@ -19,7 +19,7 @@ from device_sim.vehicle import Send
 OUTSTANDING_MAX = 8_192  # sends without an acknowledgement: at most some MB of truth that waits for its offset
 ACKNOWLEDGE_S_MAX = 30.0
 STOP_S_MAX = 5.0
-_YIELD_EVERY = 16  # sends between two looks at the event loop: about 3 ms of signing
+_YIELD_EVERY = 4  # sends between two looks at the event loop: about 1 ms of signing
 _BATCH_BYTES = 131_072
 _LINGER_MS = 5
 

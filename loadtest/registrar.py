@@ -76,6 +76,7 @@ class Registrar:
         self._deeds_per_s: Final = deeds_per_s
         self._heard: Counter[str] = Counter()
         self._last: dict[str, tuple[int, int]] = {}
+        self._judged: dict[int, int] = {}
         self._people: asyncio.Queue[Connection] = asyncio.Queue()
         self._over = asyncio.Event()
         self._chance = Chance(1)
@@ -92,12 +93,19 @@ class Registrar:
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(PEOPLE):
                 self._people.put_nowait(await stack.enter_async_context(self._site.connected()))
-            working = asyncio.create_task(self._work())
+            looking = self._look(await stack.enter_async_context(self._site.connected()))
+            working = asyncio.gather(self._work(), looking)
             try:
                 yield
             finally:
                 self._over.set()
                 await working
+
+    async def _look(self, connection: Connection) -> None:
+        """See how far all is judged, again and again: for all who wait for it."""
+        while not self._over.is_set():
+            self._judged = await read_positions(connection, self._site.name)
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def _work(self) -> None:
         began_s, deeds = time.monotonic(), list[asyncio.Task[None]]()
@@ -127,9 +135,8 @@ class Registrar:
         while not self._over.is_set():
             if self._heard[ask.device_id] >= ask.sent:
                 partition, offset = self._last[ask.device_id]
-                async with self._somebody() as connection:
-                    if (await read_positions(connection, self._site.name)).get(partition, 0) > offset:
-                        return True
+                if self._judged.get(partition, 0) > offset:
+                    return True
             await asyncio.sleep(LOOK_EVERY_S)
         return False
 

@@ -30,11 +30,9 @@ WHY = ("--reason", "a test", "--by", "me")
 
 @pytest.fixture(scope="module")
 def house(servers: embedded.Addresses, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with open_house(servers, tmp_path_factory.mktemp("identities"), partitions=1, batch_wait_ms=20) as house:
-        house.run("tenants", "add", "strangers")
-        house.run("tenants", "add", "others")
-        with house.worker():
-            yield house
+    folder = tmp_path_factory.mktemp("identities")
+    with open_house(servers, folder, partitions=1, batch_wait_ms=20) as house, house.worker():
+        yield house
 
 
 def enrolled(house: House, tenant: str = "strangers") -> Stranger:
@@ -124,7 +122,7 @@ def certified(house: House, device: Stranger, authority: Authority, epoch: int) 
     certificate = authority.certify(device.key, Wanted((device.name,)))
     path = house.folder / f"{device.name}-{epoch}.pem"
     path.write_text(pem(certificate))
-    placed = ("--vehicle", f"vehicle of {device.name}", "--epoch", str(epoch), "--tenant", "strangers")
+    placed = ("--vehicle", f"vehicle of {device.name}", "--epoch", str(epoch), "--tenant", "vouching")
     house.run("devices", "enrol", "--certificate", path, *placed, *WHY)
     return kid_of(certificate)
 
@@ -142,7 +140,8 @@ def under(device: Stranger, kid: bytes, seq: int, **changed: object) -> bytes:
 def test_a_revoked_certificate_speaks_no_more_whatever_time_it_claims(house: House) -> None:
     authority, device = root(), Stranger(f"tcu-{secrets.token_hex(4)}", p256_key())
     (house.folder / "authority.pem").write_text(authority.pem)
-    house.run("tenants", "trust", "strangers", house.folder / "authority.pem")
+    house.run("tenants", "add", "vouching")
+    house.run("tenants", "trust", "vouching", house.folder / "authority.pem")
     kid = certified(house, device, authority, epoch=1)
     signed_before = under(device, kid, 3)
     assert house.weigh(under(device, kid, 1), under(device, kid, 2)) == [ACCEPTED] * 2
@@ -153,13 +152,13 @@ def test_a_revoked_certificate_speaks_no_more_whatever_time_it_claims(house: Hou
     assert alerts(house, device) == ["revoked_key_used"]
     assert suspected(house, device)["standing"] == "trusted", "anybody may name a key that is revoked"
     assert keys(house, device) == [("revoked", 1, None)]
-    placed = ("--vehicle", f"vehicle of {device.name}", "--epoch", "2", "--tenant", "strangers")
+    placed = ("--vehicle", f"vehicle of {device.name}", "--epoch", "2", "--tenant", "vouching")
     path = house.folder / f"{device.name}-1.pem"
     assert "revoked" in house.run("devices", "enrol", "--certificate", path, *placed, status=1).stderr
     again = device.renewed(epoch=2)
     renewed = certified(house, again, authority, epoch=2)
     assert house.weigh(under(again, renewed, 1), under(device, kid, 6)) == [ACCEPTED, ("refused", "key_revoked")]
-    assert stored(house, device) == [(1, 1, "strangers"), (1, 2, "strangers"), (2, 1, "strangers")]
+    assert stored(house, device) == [(1, 1, "vouching"), (1, 2, "vouching"), (2, 1, "vouching")]
 
 
 def test_a_replacement_unit_and_three_days_of_the_old_ones_data_are_both_complete(house: House) -> None:
