@@ -1,7 +1,7 @@
 """Does the examination bear whatever is sent to it? Hostile inputs for as long as asked, and what they cost.
 
-Every input gets an answer in bounded time and memory, and what nobody signed is not taken for signed, or the
-exit status is 1.
+Every input gets an answer in bounded time and memory, what nobody signed is not taken for signed, and both readers of
+envelopes read the same, or the exit status is 1.
 """
 
 import gc
@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 import schemas
+from ingest.core import envelope, layout
 from ingest.core.device import Key, KeyRing, KeyState, Sender
 from ingest.core.enrolment import admit
 from ingest.core.examine import Examiner
@@ -56,12 +57,13 @@ class Bench:
         """Examine one input. Raises NotBorneError, or whatever the examination raised."""
         found, cpu_s = self._measure(spoilt.value)
         self._check(found, spoilt)
+        _compare(_record(spoilt.value))
         if cpu_s > self.slowest_s:
             self._note(spoilt)
         self.answers[found.reason if isinstance(found, Refused) else type(found).__name__] += 1
 
     def _measure(self, value: bytes) -> tuple[Examined, float]:
-        record = RawRecord("telemetry.raw", 0, 0, RECEIVED_AT_MS, value)
+        record = _record(value)
         started_s = time.process_time()
         (found,) = self._examiner.examine(self._examiner.read([record]), self._ring)
         return found, time.process_time() - started_s
@@ -84,6 +86,16 @@ class Bench:
             case Reading(verified=verified) | Unreadable(verified=verified):
                 if not spoilt.signed and verified.envelope.signed not in self._sound:
                     raise NotBorneError("nobody signed it, yet it was verified")
+
+
+def _record(value: bytes) -> RawRecord:
+    return RawRecord("telemetry.raw", 0, 0, RECEIVED_AT_MS, value)
+
+
+def _compare(record: RawRecord) -> None:
+    bytes_max = Policy().envelope_bytes_max
+    if layout.read(record, bytes_max) != envelope.read(record, bytes_max):
+        raise NotBorneError("its layout is read otherwise than the strict reader reads it")
 
 
 def _ring(shop: Workshop) -> KeyRing:

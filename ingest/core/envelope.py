@@ -113,9 +113,13 @@ def _envelope(record: RawRecord) -> Envelope:
         configuration=claims["configuration"],
         payload=value[payload_at:payload_end],
         signature=value[signature_at:],
-        # Their heads were found to be in the only form allowed, so the items received are the items of Sig_structure.
-        signed=b"".join((_SIGNED_HEAD, value[2:protected_end], _SIGNED_AAD, value[payload_head:payload_end])),
+        signed=sig_structure(value[2:protected_end], value[payload_head:payload_end]),
     )
+
+
+def sig_structure(protected: bytes, payload: bytes) -> bytes:
+    """Build what was signed: heads have one form only, so that the items received are the items of Sig_structure."""
+    return b"".join((_SIGNED_HEAD, protected, _SIGNED_AAD, payload))
 
 
 def _bytes(data: bytes, at: int, name: str) -> tuple[int, int]:

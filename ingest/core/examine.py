@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ingest.core import envelope, signature
+from ingest.core import layout, signature
 from ingest.core.device import KeyRing
 from ingest.core.freshness import expired
 from ingest.core.message import Envelope, Examined, RawRecord, Refused, Verified
@@ -26,7 +26,7 @@ class Examiner(msgspec.Struct, frozen=True):
     def read(self, records: Sequence[RawRecord]) -> list[Envelope | Refused]:
         """Size and shape: what each record claims to be."""
         bytes_max = self.policy.envelope_bytes_max
-        return [envelope.read(record, bytes_max) for record in records]
+        return [layout.read(record, bytes_max) for record in records]
 
     def examine(self, messages: Sequence[Envelope | Refused], ring: KeyRing) -> list[Examined]:
         """Signatures, expiry and payloads, in the order of the messages; a refusal stays what it is."""

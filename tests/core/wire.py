@@ -4,7 +4,8 @@ from typing import Any
 
 import cbor2
 
-from ingest.core.envelope import read
+from ingest.core import envelope as strict
+from ingest.core import layout
 from ingest.core.message import Envelope, RawRecord, Refused
 from ingest.core.verdict import Refusal
 
@@ -42,7 +43,10 @@ def envelope(header: dict[Any, Any] | None = None, **claims: object) -> bytes:
 
 
 def read_value(value: bytes) -> Envelope | Refused:
-    return read(RawRecord("telemetry.raw", 0, 0, 1_790_000_000_000, value), BYTES_MAX)
+    record = RawRecord("telemetry.raw", 0, 0, 1_790_000_000_000, value)
+    found = strict.read(record, BYTES_MAX)
+    assert layout.read(record, BYTES_MAX) == found  # however it is laid out
+    return found
 
 
 def accepted(value: bytes) -> Envelope:

@@ -1,0 +1,198 @@
+"""Is what is laid out as usual read at once, and never otherwise than the strict reader reads it?"""
+
+import itertools
+import math
+import random
+import re
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import cbor2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from device_sim.fleet import MIXES, Plan, sends
+from device_sim.identity import Fleet
+from ingest.core import envelope, layout
+from ingest.core.message import Envelope, RawRecord, Refused
+from tests.core.wire import BOOT, BYTES_MAX, CONFIGURATION, framed
+
+EPOCH, SEQ = b"\x3a\x00\x01\x11\x70", b"\x3a\x00\x01\x11\x71"
+PLAIN: dict[int, Any] = {
+    2: "vehicle-1", 6: 1_790_000_000, -70001: 1, -70002: 7, -70003: BOOT, -70004: "tcu 4.2", -70005: CONFIGURATION,
+}  # fmt: skip
+
+
+def laid_out(
+    claims: dict[int, Any] | None = None, kid: bytes = b"key-1", alg: int = -8, payload: bytes = b"\xc3\x01pay"
+) -> bytes:
+    """An envelope whose claims stand in the order given, or that of PLAIN."""
+    return framed(cbor2.dumps({1: alg, 4: kid, 15: claims or PLAIN}), payload=payload)
+
+
+def at_once(value: bytes) -> Envelope | None:
+    """What is read of it at once, if anything is; it must be what the strict reader reads."""
+    record = RawRecord("telemetry.raw", 0, 0, 1_790_000_000_000, value)
+    found, strict = layout._read_usual(record, BYTES_MAX), envelope.read(record, BYTES_MAX)
+    assert found is None or found == strict
+    assert layout.read(record, BYTES_MAX) == strict
+    return found
+
+
+def test_what_the_simulated_fleet_sends_is_read_at_once() -> None:
+    plan = Plan(Fleet(seed=5, vehicles=40), MIXES["honest"], 1_790_000_000.0)
+    for send in itertools.islice(sends(plan), 200):
+        assert at_once(send.value or b"")
+
+
+@pytest.mark.parametrize("alg", [-8, -19, -7, -9])
+@pytest.mark.parametrize("iat", [1_790_000_000, 1_790_000_000.25, 2**16, 2**32 - 1])
+@pytest.mark.parametrize("exp", [None, 1_790_000_600, 1_790_000_600.5])
+def test_two_orders_of_claims_are_usual(exp: float | None, iat: float, alg: int) -> None:
+    rest = {number: value for number, value in PLAIN.items() if number not in (2, 6)}
+    for times in ({4: exp, 6: iat}, {6: iat, 4: exp}):
+        said = {number: value for number, value in times.items() if value is not None}
+        assert at_once(laid_out({2: "v", **said, **rest}, alg=alg))
+
+
+@pytest.mark.parametrize("size", [1, 23, 24, 32])
+def test_every_length_that_is_allowed_is_read_at_once(size: int) -> None:
+    assert at_once(laid_out(kid=bytes(size)))
+    assert at_once(laid_out(PLAIN | {2: "x" * 2 * size}))
+    assert at_once(laid_out(PLAIN | {-70004: ":" * 2 * size}))
+    assert at_once(laid_out(payload=bytes(size * 2_000)))
+
+
+@pytest.mark.parametrize("number", [0, 1, 23, 24, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**63 - 2])
+def test_every_size_of_number_is_read_at_once(number: int) -> None:
+    assert number == 0 or at_once(laid_out(PLAIN | {-70002: number}))
+    assert number >= 2**32 or at_once(laid_out(PLAIN | {-70001: number}))
+
+
+def test_any_bytes_may_stand_in_a_kid() -> None:
+    for kid in (b"\x0f\xa7\x02\x61a\x06", b"\x0f\xa8\x02" * 10, b"\n\n", bytes(range(32))):
+        assert at_once(laid_out(kid=kid))
+
+
+UNUSUAL = {
+    "claims in another order": laid_out(dict(reversed(PLAIN.items()))),
+    "exp behind all others": laid_out({**PLAIN, 4: 5}),
+    "an algorithm that is not ours": laid_out(alg=-35),
+    "a header of more than 255 bytes": laid_out({2: "", 4: 1.5, **PLAIN | {2: "x" * 64, -70004: "x" * 64}}, bytes(32)),
+    "a time before 1970": laid_out(PLAIN | {6: -1}),
+    "a time of a few seconds": laid_out(PLAIN | {6: 1}),
+}
+
+
+@pytest.mark.parametrize("value", UNUSUAL.values(), ids=UNUSUAL)
+def test_what_is_allowed_and_not_usual_is_left_to_the_strict_reader(value: bytes) -> None:
+    record = RawRecord("telemetry.raw", 0, 0, 1_790_000_000_000, value)
+    assert at_once(value) is None
+    assert isinstance(layout.read(record, BYTES_MAX), Envelope)
+
+
+SECONDS = struct.pack(">d", 1_790_000_000.25)
+RICH = laid_out({2: "v" * 30, 6: 1_790_000_000.25, 4: 1_790_000_600, **PLAIN | {6: 1_790_000_000.25}}, kid=bytes(24))
+WRONG = {
+    "iat not a number": RICH.replace(SECONDS, struct.pack(">d", math.nan)),
+    "iat infinite": RICH.replace(SECONDS, struct.pack(">d", -math.inf)),
+    "exp infinite": laid_out({2: "v", 6: 1_790_000_000, 4: math.inf, **PLAIN}),
+    "two exps": RICH.replace(b"\x06\xfb", b"\x04\x1a\x6a\xb1\x3b\x80\x06\xfb"),
+    "seq 0": laid_out(PLAIN | {-70002: 0}),
+    "seq 2^63-1": laid_out(PLAIN | {-70002: 2**63 - 1}),
+    "seq 2^63": laid_out(PLAIN | {-70002: 2**63}),
+    "epoch 2^32": laid_out(PLAIN | {-70001: 2**32}),
+    "an epoch that is not shortest": laid_out().replace(EPOCH + b"\x01", EPOCH + b"\x18\x01"),
+    "a seq that is not shortest": laid_out().replace(SEQ + b"\x07", SEQ + b"\x19\x00\x07"),
+    "a kid of 33 bytes": laid_out(kid=bytes(33)),
+    "a sub of 65": laid_out(PLAIN | {2: "x" * 65}),
+    "a sub with a newline at its end": laid_out(PLAIN | {2: "v\n"}),
+    "a software version of 65": laid_out(PLAIN | {-70004: "x" * 65}),
+    "a payload length that is not shortest": laid_out().replace(b"\x45\xc3\x01", b"\x58\x05\xc3\x01"),
+    "a signature of 63 bytes": framed(cbor2.dumps({1: -8, 4: b"k", 15: PLAIN}), signature=bytes(63)),
+    "a byte behind the signature": laid_out() + b"\x00",
+    "an envelope of 65,537 bytes": laid_out(payload=bytes(BYTES_MAX + 1 - len(laid_out(payload=b"")) - 2)),
+}
+
+
+@pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_never_read_at_once(value: bytes) -> None:
+    assert at_once(value) is None
+    assert isinstance(layout.read(RawRecord("telemetry.raw", 0, 0, 0, value), BYTES_MAX), Refused)
+
+
+def test_a_record_without_a_value_that_could_be_had_is_not_read() -> None:
+    record = RawRecord("telemetry.raw", 0, 0, 0, laid_out(), unreadable="broken")
+    assert layout._read_usual(record, BYTES_MAX) is None
+
+
+def lengths(value: bytes) -> Iterator[int]:
+    """Where the lengths of an envelope stand that was laid out with a kid, a sub and a payload of usual sizes."""
+    yield 3
+    yield from (
+        found.end() - 1 for found in re.finditer(rb"\x04\x58.|\x02[\x60-\x7f]|\x73[\x60-\x7f]|\xa0\x58.", value)
+    )
+
+
+def test_lengths_that_are_wrong_by_the_same_are_not_read_at_once() -> None:
+    value = laid_out(kid=bytes(24), payload=b"\x01" * 40)
+    places = list(lengths(value))
+    assert len(places) == 5
+    for up, down in itertools.permutations(places, 2):
+        changed = bytearray(value)
+        changed[up] += 1
+        changed[down] -= 1
+        assert at_once(bytes(changed)) is None
+
+
+def test_whatever_bit_is_flipped_both_readers_read_the_same() -> None:
+    for at, bit in itertools.product(range(len(RICH)), range(8)):
+        at_once(RICH[:at] + bytes((RICH[at] ^ 1 << bit,)) + RICH[at + 1 :])
+
+
+def test_no_beginning_of_an_envelope_is_read_at_once() -> None:
+    assert not any(at_once(RICH[:size]) for size in range(len(RICH)))
+
+
+def test_whatever_is_changed_both_readers_read_the_same() -> None:
+    rng = random.Random(7)
+    pieces = [b"\x0f\xa7\x02", b"\x0f\xa8\x02", b"\x06\x1a", b"\x04\x1a", EPOCH, SEQ, b"\xa0\x58", b"\x58\x40", b"\x00"]
+    for _ in range(20_000):
+        value = bytearray(RICH)
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(value))
+            value[at : at + rng.choice((0, 1, 3, 5))] = rng.choice(
+                (rng.choice(pieces), rng.randbytes(rng.randrange(4)))
+            )
+        at_once(bytes(value))
+
+
+time = st.integers(0, 2**32 + 5) | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(deadline=None)  # time is not what is tested
+@given(
+    st.lists(st.sampled_from(list(PLAIN)), unique=True, max_size=2),
+    st.fixed_dictionaries(
+        {
+            2: st.text("ABCxyz019._:-", min_size=1, max_size=64),
+            4: st.none() | time,
+            6: time,
+            -70001: st.integers(0, 2**32 - 1),
+            -70002: st.integers(1, 2**63 - 2),
+            -70003: st.binary(min_size=8, max_size=8),
+            -70004: st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=64),
+            -70005: st.binary(min_size=32, max_size=32),
+        }
+    ),
+    st.binary(min_size=1, max_size=32),
+    st.binary(max_size=300),
+)
+def test_whatever_keeps_the_rules_is_read_the_same(
+    first: list[int], claims: dict[int, Any], kid: bytes, payload: bytes
+) -> None:
+    order = [*first, *(number for number in claims if number not in first)]
+    value = laid_out({n: claims[n] for n in order if claims[n] is not None}, kid, payload=payload)
+    assert at_once(value) or isinstance(envelope.read(RawRecord("t", 0, 0, 0, value), BYTES_MAX), Envelope)
