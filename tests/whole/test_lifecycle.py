@@ -19,7 +19,7 @@ def test_deeds_under_load_leave_no_wrong_verdict_and_no_wrong_owner(
 ) -> None:
     wish = ("--vehicles", "150", "--rate", "150", "--seconds", str(SECONDS), "--deeds", str(DEEDS_PER_S))
     with open_house(servers, tmp_path, partitions=0) as house:
-        said = house.call("lifecycle", *wish, "--json", "--state", tmp_path)
+        said = house.run("lifecycle", *wish, "--json", "--state", tmp_path).stdout
     report = json.loads(said.splitlines()[-1])
     assert report["good"], report["claims"]
     assert report["deeds"] >= REACHED_PER_S * SECONDS
