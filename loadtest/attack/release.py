@@ -5,9 +5,8 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -16,14 +15,14 @@ from rich.console import Console
 from device_sim.chance import Chance
 from device_sim.identity import Fleet, Identity
 from device_sim.sender import Pace
-from device_sim.truth import Comparison, Deserved, Differences
+from device_sim.truth import Deserved, Differences
 from device_sim.vehicle import Send, Turn, World, build
 from device_sim.wire import load
 from ingest.core.verdict import Hold, Verdict
 from loadtest.attack.report import Claim, Report, Stopwatch, equal
 from loadtest.attack.site import Site, at_work, opened, weigh
 from loadtest.chaos.stage import Servers
-from loadtest.check import settle
+from loadtest.check import compare
 from loadtest.view import Progress, View
 
 WORKERS = 2
@@ -96,10 +95,10 @@ async def attack(wish: Wish, servers: Servers, folder: Path, console: Console) -
         with View(console) as view:
             await weigh(site, caught(wish, fleet), Pace(wish.rate), rows.append, Progress(view.show))
         facts = {f"{name}_to_hold_them": value for name, value in watch.facts(len(rows)).items()}
-        held = await _compare(site, rows)
+        held = await compare(site.database, rows)
         before = await site.ask(PICTURE, kept)
         releases = await _release(wish, site, released, console)
-        found = await _compare(site, _as_released(rows, frozenset(released)))
+        found = await compare(site.database, _as_released(rows, frozenset(released)))
         claims = [
             equal("messages that are held", held.found.get((Verdict.HELD, Hold.QUARANTINED), 0)
                   + held.found.get((Verdict.HELD, Hold.EQUIVOCATION), 0), wish.held_of_each * wish.devices),
@@ -134,13 +133,6 @@ def _as_released(rows: Iterable[Deserved], released: frozenset[str]) -> Iterator
         yield replace(row, verdict=Verdict.ACCEPTED, reason="") if waited else row
 
 
-async def _compare(site: Site, rows: Iterable[Deserved]) -> Differences:
-    comparison = Comparison()
-    for row in rows:
-        comparison.expect(row)
-    return await settle(site.database, comparison)
-
-
 async def _release(wish: Wish, site: Site, devices: Sequence[str], console: Console) -> Releases:
     """Release device after device by the command, and kill it now and then."""
     watch, chance, killed = Stopwatch(), Chance(wish.seed), 0
@@ -157,13 +149,10 @@ async def _release(wish: Wish, site: Site, devices: Sequence[str], console: Cons
 
 async def _kill(site: Site, device: str, after_s: float) -> bool:
     """Kill -9 a release some time after its first batch; whether it was in the middle."""
-    process = await _start(site, device)
-    assert process.stderr is not None, "it was asked for"
-    await asyncio.wait_for(process.stderr.readline(), RELEASE_S_MAX)
-    await asyncio.sleep(after_s)
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    await process.communicate()
+    async with _releasing(site, device) as process:
+        assert process.stderr is not None, "it was asked for"
+        await asyncio.wait_for(process.stderr.readline(), RELEASE_S_MAX)
+        await asyncio.sleep(after_s)
     for _ in range(GONE_LOOKS_MAX):  # PostgreSQL may be at its last statement still
         if await site.ask(UNDERWAY, site.name) == [(0,)]:
             break
@@ -172,18 +161,27 @@ async def _kill(site: Site, device: str, after_s: float) -> bool:
 
 
 async def _finish(site: Site, device: str) -> None:
-    process = await _start(site, device)
-    _, said = await asyncio.wait_for(process.communicate(), RELEASE_S_MAX)
-    if (
-        process.returncode and b"only one that is watched or quarantined" not in said
-    ):  # it was done before it was killed
+    """Release a device to the end, unless that was done before somebody was killed."""
+    async with _releasing(site, device) as process:
+        _, said = await asyncio.wait_for(process.communicate(), RELEASE_S_MAX)
+    if process.returncode and b"only one that is watched or quarantined" not in said:
         raise ValueError(f"the release of {device} failed: {said.decode(errors='replace').strip()}")
 
 
-async def _start(site: Site, device: str) -> asyncio.subprocess.Process:
+@contextlib.asynccontextmanager
+async def _releasing(site: Site, device: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Type the command; if it is not done at the end of the block it is killed."""
     words = ("quarantine", "release", device, "--reason", "an attack is measured", "--by", "weighbridge attack")
-    pipes: dict[str, Any] = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
-    return await asyncio.create_subprocess_exec(sys.executable, "-m", "ingest", *words, env=site.environ(), **pipes)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "ingest", *words, env=site.environ(), stdout=asyncio.subprocess.DEVNULL, stderr=pipe
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 def _judged(found: Differences) -> list[Claim]:

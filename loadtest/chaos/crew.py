@@ -64,7 +64,8 @@ class Crew:
     async def _start(self, broken: Sequence[str], environ: Mapping[str, str]) -> Member:
         journal = self._folder / f"worker-{len(self._journals)}.jsonl"
         self._journals.append(journal)
-        module = ["loadtest.chaos.variants", *broken] if broken else ["ingest", "worker"]
+        worker = ["ingest", "worker", "--parent", str(os.getpid())]  # should we be killed, it stops as well
+        module = ["loadtest.chaos.variants", *broken] if broken else worker
         with journal.open("wb") as file:
             process = await asyncio.create_subprocess_exec(sys.executable, "-m", *module, env=environ, stderr=file)
         member = Member(process, journal)

@@ -13,7 +13,7 @@ from deploy import embedded
 
 pytestmark = pytest.mark.real
 
-RUN_S_MAX = 200
+RUN_S_MAX = 280
 
 
 def attack(servers: embedded.Addresses, state: Path, *arguments: str) -> dict[str, Any]:
