@@ -13,7 +13,6 @@ from collections.abc import Set as AbstractSet
 import asyncpg
 from msgspec.structs import replace
 
-from ingest.adapters.postgres import queries
 from ingest.adapters.postgres.audit import UnfitActError
 from ingest.adapters.postgres.chain import relink
 from ingest.adapters.postgres.connection import Connection
@@ -36,10 +35,48 @@ from ingest.ports import TroubleError
 
 MESSAGES_AT_ONCE = 500
 BYTES_AT_ONCE = 2**20  # of small samples, as many as a transaction writes in some two seconds
-BEGINNING = -1, -1, -1  # before the first topic, partition and offset
+BEGINNING = -1, -1, -1  # before the first partition, topic and offset
 NOT_KEPT = "its bytes were not kept (held_bytes_max), so it could not be judged when it was released"
 ROUNDS_MAX = 10  # of one batch whose senders' keys move while it is examined
 REVIEWER = "weighbridge held lane"  # the connection's name
+
+_LOCK_REVIEW = "select pg_try_advisory_lock(hashtextextended('weighbridge held lane', 0))"  # one at a time
+
+_RELEASED = "select device_no, reason from store.release where release_no = $1"
+
+# In the order of the log, from behind $3 to $5, so many messages ($6) and about so many bytes ($7). What was held again
+# under this decision is marked with it. It is asked as a range, from one place in an index to another: nothing before
+# it is read, and no other index will do.
+_WAITING = """
+    select * from (
+        select h.topic_no, t.topic, h.partition, h.kafka_offset, h.received_at, h.traceparent, h.envelope, h.device_no,
+               sum(coalesce(octet_length(h.envelope), 0)) over place - coalesce(octet_length(h.envelope), 0) as bytes
+        from (
+            select * from store.held
+            where ({whose}, partition, topic_no, kafka_offset) > ($1, $3, $4, $5) and {whose} <= $1
+            and coalesce(release_no, 0) < $2
+            order by {whose}, partition, topic_no, kafka_offset limit $6
+        ) h join store.topic t using (topic_no)
+        window place as (order by h.partition, h.topic_no, h.kafka_offset)
+    ) w where bytes < $7 order by partition, topic_no, kafka_offset"""
+
+_WAITING_OF_DEVICE = _WAITING.format(whose="device_no")
+
+_WAITING_FOR_REASON = _WAITING.format(whose="reason")
+
+_TAKE_OUT = """
+    delete from store.held where topic_no = $1 and partition = $2 and kafka_offset = any($3)
+    returning kafka_offset, device_no, digest, envelope_bytes"""
+
+_HELD_AGAIN = """
+    update store.held set release_no = $4 where topic_no = $1 and partition = $2 and kafka_offset = any($3)"""
+
+_RELEASE_COUNTED = """
+    update store.release set
+        accepted = accepted + $2, duplicate = duplicate + $3, held = held + $4, refused = refused + $5
+    where release_no = $1"""
+
+_RELEASE_DONE = "update store.release set done_at = clock_timestamp() where release_no = $1"
 
 
 class Review:
@@ -54,22 +91,20 @@ class Review:
 
     async def run(self, release_no: int) -> AsyncIterator[Counter[Verdict | Refusal]]:
         """Judge all that the decision is about, batch by batch; gives what came of each. Raises UnfitActError."""
-        if not await self._connection.fetchval(queries.LOCK_REVIEW):
+        if not await self._connection.fetchval(_LOCK_REVIEW):
             raise UnfitActError("somebody else is judging held messages again at this moment; type it once more later")
         judged_by = await sign(self._connection, self._provenance)
-        released = await self._connection.fetchrow(queries.RELEASED, release_no)
+        released = await self._connection.fetchrow(_RELEASED, release_no)
         assert released is not None, "a decision is written down before it is carried out"
         device_no, reason = released
-        query, whose = (
-            (queries.WAITING_FOR_REASON, reason) if device_no is None else (queries.WAITING_OF_DEVICE, device_no)
-        )
+        query, whose = (_WAITING_FOR_REASON, reason) if device_no is None else (_WAITING_OF_DEVICE, device_no)
         after, most = BEGINNING, (MESSAGES_AT_ONCE, BYTES_AT_ONCE)
         while waiting := await self._connection.fetch(query, whose, release_no, *after, *most):
             stamp = Stamp(waiting[0]["topic_no"], waiting[0]["partition"], 0, judged_by, REVIEWER)
             batch = [row for row in waiting if (row["topic_no"], row["partition"]) == (stamp.topic_no, stamp.partition)]
             yield await self._end(release_no, stamp, batch)
-            after = stamp.topic_no, stamp.partition, batch[-1]["kafka_offset"]
-        await self._connection.execute(queries.RELEASE_DONE, release_no)
+            after = stamp.partition, stamp.topic_no, batch[-1]["kafka_offset"]
+        await self._connection.execute(_RELEASE_DONE, release_no)
 
     async def _end(
         self, release_no: int, stamp: Stamp, waiting: Sequence[asyncpg.Record]
@@ -85,7 +120,7 @@ class Review:
     ) -> Counter[Verdict | Refusal]:
         async with self._connection.transaction():
             lapsed = await lapse(self._connection, stamp, empty, NOT_KEPT, self._examiner.policy)
-            await self._connection.execute(queries.RELEASE_COUNTED, release_no, 0, 0, 0, lapsed)
+            await self._connection.execute(_RELEASE_COUNTED, release_no, 0, 0, 0, lapsed)
         return Counter({Refusal.LAPSED: lapsed})
 
     async def _judge(
@@ -113,7 +148,7 @@ class Review:
         policy, where = self._examiner.policy, (batch.stamp.topic_no, batch.stamp.partition)
         devices = await batch.lock({row["device_no"] for row in waiting})
         offsets = [row["kafka_offset"] for row in waiting]
-        taken = {row["kafka_offset"]: row for row in await self._connection.fetch(queries.TAKE_OUT, *where, offsets)}
+        taken = {row["kafka_offset"]: row for row in await self._connection.fetch(_TAKE_OUT, *where, offsets)}
         ours = [(_record(row), one) for row, one in zip(waiting, examined, strict=True) if row["kafka_offset"] in taken]
         if not ours:
             return Counter()  # they have lapsed meanwhile
@@ -124,9 +159,9 @@ class Review:
         await batch.write(replace(kept, alerts=proven(outcome, policy)))
         await relink(self._connection, batch.stamp, facts_of(kept))
         again = [held.verified.record.offset for held in outcome.held]
-        await self._connection.execute(queries.HELD_AGAIN, *where, again, release_no)
+        await self._connection.execute(_HELD_AGAIN, *where, again, release_no)
         totals = [outcome.total(verdict) for verdict in Verdict]
-        await self._connection.execute(queries.RELEASE_COUNTED, release_no, *totals)
+        await self._connection.execute(_RELEASE_COUNTED, release_no, *totals)
         return Counter(dict(zip(Verdict, totals, strict=True)))
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from ingest.adapters.postgres import queries
 from ingest.adapters.postgres.audit import Act, Decision, UnfitActError, acting, append
 from ingest.adapters.postgres.connection import Connection
 from ingest.core.device import Standing
@@ -19,6 +18,46 @@ PROPOSAL_DAYS_MAX = 7
 LIST_ROWS_MAX = 10_000
 
 SUSPECT = (Standing.WATCHED, Standing.QUARANTINED)
+
+_LOCK_STANDING = """
+    select s.device_no, d.device_id, s.standing, s.suspicion
+    from store.device_state s join store.device d using (device_no)
+    where d.device_id = $1 for no key update of s"""
+
+_SET_STANDING = """
+    update store.device_state set standing = $2, suspicion = 0, suspicion_at = 'epoch', key_version = key_version + 1
+    where device_no = $1"""
+
+_PARDON = """
+    insert into store.pardon (device_no, before, after, actor, reason) values ($1, $2, $3, $4, $5)"""
+
+_UNFINISHED_RELEASE = """
+    select r.release_no from store.release r left join store.device d using (device_no)
+    where r.done_at is null and ($1 = 'release' and d.device_id = $2 or $1 = 'rejudge' and r.reason = $2)
+    order by r.release_no limit 1"""
+
+_RELEASE_DECIDED = """
+    insert into store.release (device_no, reason, actor, why) values ($1, $2, $3, $4) returning release_no"""
+
+_OPEN_PROPOSAL = """
+    select proposal_no, actor from weighbridge.proposal where act = $1 and subject = $2 and state = 'open'
+    order by proposal_no limit 1"""
+
+_PROPOSE = """
+    insert into store.proposal (act, subject, actor, why, stale_at)
+    values ($1, $2, $3, $4, clock_timestamp() + make_interval(days => $5)) returning proposal_no"""
+
+_PROPOSAL = "select * from weighbridge.proposal where proposal_no = $1"
+
+_PROPOSALS = """
+    select proposal_no, act, subject, actor, why, date_trunc('second', proposed_at)::text as proposed_at,
+           date_trunc('second', stale_at)::text as stale_at
+    from weighbridge.proposal where state = 'open' and ($1::text is null or subject = $1)
+    order by proposal_no limit $2"""
+
+_END_PROPOSAL = """
+    update store.proposal set outcome = $2, ended_by = $3, ended_why = $4, ended_at = clock_timestamp()
+    where proposal_no = $1"""
 
 
 class Kind(StrEnum):
@@ -59,9 +98,7 @@ async def rule(connection: Connection, ruling: Ruling, decision: Decision, appro
     What was decided before and was interrupted is given again: it is decided already. Raises UnfitActError.
     """
     async with acting(connection):
-        unfinished: int | None = await connection.fetchval(
-            queries.UNFINISHED_RELEASE, ruling.kind.value, ruling.subject
-        )
+        unfinished: int | None = await connection.fetchval(_UNFINISHED_RELEASE, ruling.kind.value, ruling.subject)
         if unfinished is not None:
             return Effect(ruling, unfinished)
         if approvals > 1:
@@ -90,13 +127,13 @@ async def withdraw(connection: Connection, number: int, decision: Decision) -> N
 
 async def list_proposals(connection: Connection, subject: str | None = None) -> list[dict[str, Any]]:
     """List the proposals that wait, the oldest first, at most LIST_ROWS_MAX."""
-    return [dict(row) for row in await connection.fetch(queries.PROPOSALS, subject, LIST_ROWS_MAX)]
+    return [dict(row) for row in await connection.fetch(_PROPOSALS, subject, LIST_ROWS_MAX)]
 
 
 async def _propose(connection: Connection, ruling: Ruling, decision: Decision) -> Proposal:
     if ruling.kind is not Kind.REJUDGE:
         await _find(connection, ruling)
-    known = await connection.fetchrow(queries.OPEN_PROPOSAL, ruling.kind.value, ruling.subject)
+    known = await connection.fetchrow(_OPEN_PROPOSAL, ruling.kind.value, ruling.subject)
     if known is not None and not _is_same(known["actor"], decision.actor):
         number = known["proposal_no"]
         raise UnfitActError(
@@ -106,14 +143,14 @@ async def _propose(connection: Connection, ruling: Ruling, decision: Decision) -
     if known is not None:
         return Proposal(ruling, known["proposal_no"])
     number = await connection.fetchval(
-        queries.PROPOSE, ruling.kind.value, ruling.subject, decision.actor, decision.reason, PROPOSAL_DAYS_MAX
+        _PROPOSE, ruling.kind.value, ruling.subject, decision.actor, decision.reason, PROPOSAL_DAYS_MAX
     )
     await append(connection, decision, Act(f"propose {ruling.kind}", ruling.subject, {}, {"proposal": number}))
     return Proposal(ruling, number)
 
 
 async def _pending(connection: Connection, number: int) -> asyncpg.Record:
-    row = await connection.fetchrow(queries.PROPOSAL, number)
+    row = await connection.fetchrow(_PROPOSAL, number)
     if row is None:
         raise UnfitActError(f"there is no proposal {number}; `weighbridge quarantine proposals` lists those that wait")
     if row["state"] == "stale":
@@ -128,7 +165,7 @@ async def _pending(connection: Connection, number: int) -> asyncpg.Record:
 
 async def _end(connection: Connection, row: asyncpg.Record, outcome: str, decision: Decision) -> None:
     """Write down how a proposal ended, after what it has led to: the end of the chain is locked last."""
-    await connection.execute(queries.END_PROPOSAL, row["proposal_no"], outcome, decision.actor, decision.reason)
+    await connection.execute(_END_PROPOSAL, row["proposal_no"], outcome, decision.actor, decision.reason)
     before = {"proposal": row["proposal_no"], "actor": row["actor"], "reason": row["why"]}
     await append(connection, decision, Act(f"{row['act']} {outcome}", row["subject"], before, {}))
 
@@ -150,7 +187,7 @@ async def _carry_out(connection: Connection, ruling: Ruling, decision: Decision)
 
 async def _find(connection: Connection, ruling: Ruling) -> asyncpg.Record:
     """Lock the device that is decided of, if that can be decided of it as it stands."""
-    row = await connection.fetchrow(queries.LOCK_STANDING, ruling.subject)
+    row = await connection.fetchrow(_LOCK_STANDING, ruling.subject)
     if row is None:
         raise UnfitActError(f"no device {ruling.subject} is enrolled; `weighbridge devices list` shows those that are")
     if ruling.kind is Kind.REVOKE and row["standing"] == Standing.REVOKED:
@@ -163,9 +200,9 @@ async def _find(connection: Connection, ruling: Ruling) -> asyncpg.Record:
 
 
 async def _set_standing(connection: Connection, device: asyncpg.Record, after: Standing, decision: Decision) -> None:
-    await connection.execute(queries.SET_STANDING, device["device_no"], after.value)
+    await connection.execute(_SET_STANDING, device["device_no"], after.value)
     await connection.execute(
-        queries.PARDON, device["device_no"], device["standing"], after.value, decision.actor, decision.reason
+        _PARDON, device["device_no"], device["standing"], after.value, decision.actor, decision.reason
     )
     before = {"standing": device["standing"], "suspicion": device["suspicion"]}
     await append(connection, decision, Act("standing", device["device_id"], before, {"standing": after.value}))
@@ -173,7 +210,5 @@ async def _set_standing(connection: Connection, device: asyncpg.Record, after: S
 
 async def _let_out(connection: Connection, device_no: int | None, reason: str | None, decision: Decision) -> int:
     """Write down that messages are to be judged again, of a device or for a reason; returns the decision's number."""
-    release_no: int = await connection.fetchval(
-        queries.RELEASE_DECIDED, device_no, reason, decision.actor, decision.reason
-    )
+    release_no: int = await connection.fetchval(_RELEASE_DECIDED, device_no, reason, decision.actor, decision.reason)
     return release_no

@@ -2,8 +2,8 @@
 -- second person has to approve.
 
 -- Some at a time, each look-up goes on where the last one ended.
-create index on store.held (device_no, topic_no, partition, kafka_offset);
-create index on store.held (reason, topic_no, partition, kafka_offset);
+create index on store.held (device_no, partition, topic_no, kafka_offset);
+create index on store.held (reason, partition, topic_no, kafka_offset);
 
 alter table store.partition_lease add column judged_to timestamptz;  -- the newest received_at that was judged: the broker's clock
 
