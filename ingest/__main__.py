@@ -1,5 +1,6 @@
 """How are the rooms put together? The command line: the only file that knows every other."""
 
+import asyncio
 import contextlib
 import os
 from pathlib import Path
@@ -128,12 +129,12 @@ async def consume(settings: Settings, index: int, parent: int | None, engine: En
     metrics.watch(engine)
     signed = tuple(kind.schema for kind in catalogue.known.values())
     store = PostgresStore(settings.database, lambda: Provenance(build, engine.name, settings.policy, signed))
-    examiner = Examiner(settings.policy, catalogue, engine)
+    examiner, benches = Examiner(settings.policy, catalogue, engine), asyncio.Semaphore(settings.batches_at_once)
 
     async def assigned(numbers: frozenset[int]) -> None:
         assert log is not None, "who has not joined the group is assigned nothing"
         limits = Limits(settings.batch_records_max, settings.batch_samples_max)
-        worker = Worker(settings.topic, log, store, examiner, find_killers, metrics, limits)
+        worker = Worker(settings.topic, log, store, examiner, find_killers, metrics, limits, benches)
         tended.begin(worker, numbers)
 
     def find_faults() -> list[str]:

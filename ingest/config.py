@@ -58,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_bytes_max: int = 2 * 2**20
     batch_samples_max: int = 12_500
     batch_wait_ms: int = 250
+    batches_at_once: int = 3
     engine: EngineChoice = EngineChoice.AUTO
     http_host: str = "127.0.0.1"
     http_port: int = 0  # 0: no /metrics and /healthz; several processes take this port and those after it
@@ -106,6 +107,7 @@ RULES: dict[str, Rule] = {
     "batch_bytes_max": Whole(2**17, 2**28),
     "batch_samples_max": Whole(1, 1_000_000),
     "batch_wait_ms": Whole(1, 60_000),
+    "batches_at_once": Whole(1, 1_000),
     "engine": Word("|".join(EngineChoice), f"one of {', '.join(EngineChoice)}"),
     "http_host": Word(r"[A-Za-z0-9.:-]{1,253}", "a host name or an address, such as 127.0.0.1"),
     "http_port": Whole(0, 65_535),

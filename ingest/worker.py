@@ -19,7 +19,7 @@ from ingest.core.device import KeyRing
 from ingest.core.evidence import allot
 from ingest.core.examine import Examiner
 from ingest.core.judge import KeysMovedError
-from ingest.core.message import Envelope, Examined, Reading, Refused
+from ingest.core.message import Envelope, Examined, RawRecord, Reading, Refused
 from ingest.core.outcome import Outcome, span_of
 from ingest.core.verdict import Refusal, Verdict
 from ingest.decision import decide
@@ -28,6 +28,7 @@ from ingest.ports import BrokenLogError, FencedError, Lease, Log, Store, Trouble
 
 STEP_MESSAGES_MAX = 256  # examined between two turns of the event loop: 25 ms at the portable engine's pace,
 STEP_BYTES_MAX = 2**16  # unless they are large: one more message may be as dear as its bytes allow
+BATCHES_AT_ONCE = 3  # of all partitions: while one commits another is examined; what else was read waits as bytes
 ROUNDS_MAX = 10  # of one batch whose senders' keys move while it is examined
 
 Trial = Callable[[Examiner, Sequence[Envelope | Refused], KeyRing], Awaitable[Collection[int]]]
@@ -72,6 +73,7 @@ class Worker(msgspec.Struct, frozen=True):
     find_killers: Trial
     observer: Observer
     limits: Limits = Limits()
+    benches: asyncio.Semaphore = msgspec.field(default_factory=lambda: asyncio.Semaphore(BATCHES_AT_ONCE))
 
     async def tend(self, partition: int, stopping: asyncio.Event) -> None:
         """Own one partition until told to stop; through any trouble, with a bounded back-off and jitter."""
@@ -107,11 +109,20 @@ class Worker(msgspec.Struct, frozen=True):
         await lease.release()
 
     async def _turn(self, lease: Lease, pace: Pace, stopping: asyncio.Event) -> None:
-        """Take through what the log gives, in as many parts as its samples and the pace need."""
-        messages = self.examiner.read(await self.log.read(pace.partition, lease.next_offset))
-        if not messages:
+        """Take through what the log gives, once a bench is free."""
+        records = await self.log.read(pace.partition, lease.next_offset)
+        if records:
+            async with self.benches:
+                await self._take_through(lease, pace, records, stopping)
+        else:
             self.observer.idle(pace.partition, self.log.waiting(pace.partition, lease.next_offset))
             pace.idle()
+
+    async def _take_through(
+        self, lease: Lease, pace: Pace, records: Sequence[RawRecord], stopping: asyncio.Event
+    ) -> None:
+        """Take records through, in as many parts as their samples and the pace need."""
+        messages = self.examiner.read(records)
         at = 0
         while at < len(messages) and not stopping.is_set():
             started = time.monotonic()
