@@ -15,7 +15,7 @@ from loadtest.forgery import Forger
 
 SIZES = (1, 8, 64, 256, 2_000)
 ASKED_MIN = 256  # in a round, at least, in as many calls as it takes
-JOBS = 2_000  # of some fifty keys, which the portable engine keeps
+JOBS = 2_000  # of some four hundred keys, which the portable engine keeps
 
 Case = tuple[str, str, int]  # what is asked, the engine's name, and how many at once
 

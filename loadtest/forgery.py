@@ -19,6 +19,7 @@ from ingest.core.touchstone import ORDERS
 L, N = ORDERS[Algorithm.ED25519], ORDERS[Algorithm.P256]
 FIELD = 2**255 - 19
 KEYS = 32
+NEW_KEYS = 0.2  # of all that sign
 SMALL = 12  # scalars from 1 on, and as many below the order
 MESSAGE_BYTES_MAX = 300
 HASHED_BEYOND_N = b"weighbridge 4190594641"  # its SHA-256 is more than n; it took some four billion attempts to find
@@ -77,6 +78,13 @@ class Forger:
         """Draw a nonce; a few are small."""
         return self.random.choice((self.random.randint(1, order - 1),) * 9 + (self.random.randint(1, SMALL),))
 
+    def pair(self, known: list[Pair], multiply: Callable[[int], bytes]) -> Pair:
+        """Take a key that was seen before, or a new one now and then."""
+        if self.random.random() < NEW_KEYS:
+            scalar = self.random.randint(1, min(L, N) - 1)
+            return Pair(scalar, multiply(scalar))
+        return self.random.choice(known)
+
     def edge(self) -> int:
         """Draw a scalar for which a multiplication may meet itself: small, nearly n, or nearly a power of two."""
         near = self.random.choice((0, N, 1 << self.random.randrange(256)))
@@ -89,14 +97,14 @@ class Forger:
 
     def eddsa_with(self, r: bytes, nonce: int) -> Job:
         """Sign with another R than belongs to the nonce."""
-        pair, message = self.random.choice(self.ed25519), self.message()
+        pair, message = self.pair(self.ed25519, _times_b), self.message()
         h = int.from_bytes(hashlib.sha512(r + pair.public + message).digest(), "little")
         s = (nonce + h * pair.scalar) % L
         return Job(Algorithm.ED25519, pair.public, message, r + s.to_bytes(32, "little"))
 
     def es256(self, message: bytes | None = None) -> Job:
         """Sign as FIPS 186-5, 6.4.1 says."""
-        pair, nonce = self.random.choice(self.p256), self.scalar(N)
+        pair, nonce = self.pair(self.p256, _times_g), self.scalar(N)
         signed = self.message() if message is None else message
         r = _x(nonce)
         return _es256(pair.public, signed, r, pow(nonce, -1, N) * (_e(signed) + r * pair.scalar) % N)
@@ -221,7 +229,16 @@ def _chosen_u1(by: Forger) -> Job:
 
 def _chosen_u2(by: Forger) -> Job:
     """Choose the key to the message so that u2 is."""
-    message, nonce, u2 = by.message(), by.scalar(N), by.edge()
+    return _with_u2(by, by.edge())
+
+
+def _double_within(by: Forger) -> Job:
+    """Choose it so that u2 is -2: a multiplication by windows of four bits ends with -Q and -Q."""
+    return _with_u2(by, N - 2)
+
+
+def _with_u2(by: Forger, u2: int) -> Job:
+    message, nonce = by.message(), by.scalar(N)
     e, r = _e(message), _x(nonce)
     s = r * pow(u2, -1, N)
     return _es256(_times_g((nonce - e * pow(s, -1, N)) * pow(u2, -1, N)), message, r, s % N)
@@ -252,5 +269,6 @@ WAYS: tuple[tuple[str, Callable[[Forger], Job]], ...] = (
     ("ES256: a point and itself", _doubling),
     ("ES256: u1 at an edge", _chosen_u1),
     ("ES256: u2 at an edge", _chosen_u2),
+    ("ES256: u2 is -2", _double_within),
     ("ES256: a point and its opposite", _infinity),
 )

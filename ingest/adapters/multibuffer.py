@@ -87,9 +87,9 @@ class Multibuffer:
         return answers
 
     def _doubt(self, refused: list[Job]) -> list[bool]:
-        """Say of which refusals the library is not to be believed: Q = e/r·G, so u1·G and u2·Q are one point.
+        """Say of which refusals the library is not to be believed: it may be wrong where it adds a point to itself.
 
-        It does not always double that rightly. Only who makes a key for the message brings it about.
+        It does within u2·Q for one u2, and at the end where Q = e/r·G; only who makes a key for the message meets it.
         """
         jobs = _fill(refused)
         inverses = _invert([int.from_bytes(job.signature[:32], "big") for job in jobs])
@@ -100,7 +100,10 @@ class Multibuffer:
         for to_x, to_y, by in _groups(len(jobs), x, y, scalar):
             self._p256_multiply(to_x, to_y, None, by, None)
         found = xs.tobytes()
-        return [job.public[31::-1] == found[32 * at : 32 * at + 32] for at, job in enumerate(refused)]
+        return [
+            _doubles_within(job) or job.public[31::-1] == found[32 * at : 32 * at + 32]
+            for at, job in enumerate(refused)
+        ]
 
 
 def _ed25519_may_hold(job: Job) -> bool:
@@ -112,6 +115,12 @@ def _p256_may_hold(job: Job) -> bool:
     """Keep from the library what is out of range: r and s lie in 1 .. n-1 (FIPS 186-5, 6.4.2)."""
     r, s = job.signature[:32], job.signature[32:]
     return len(job.public) == 64 and len(job.signature) == SIGNATURE_BYTES and _ZERO < r < _N and _ZERO < s < _N
+
+
+def _doubles_within(job: Job) -> bool:
+    """Say whether u2 is n-2: with windows of four bits, a multiplication by it ends with the sum of -Q and -Q."""
+    r, s = int.from_bytes(job.signature[:32], "big"), int.from_bytes(job.signature[32:], "big")
+    return (r + 2 * s) % _N_NUMBER == 0
 
 
 def _hash(signed: bytes) -> bytes:

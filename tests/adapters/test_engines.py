@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import schemas
-from ingest.adapters.multibuffer import Multibuffer
+from ingest.adapters.multibuffer import Multibuffer, _doubles_within
 from ingest.core.device import Algorithm
 from ingest.core.examine import Examiner
 from ingest.core.message import Refused
@@ -126,8 +126,12 @@ def unreduced(signed: bytes) -> bytes:
     return hashlib.sha256(signed).digest()
 
 
-def no_doubt(_engine: Multibuffer, refused: list[Job]) -> list[bool]:
-    return [False] * len(refused)
+def only_within(_engine: Multibuffer, refused: list[Job]) -> list[bool]:
+    return [_doubles_within(job) for job in refused]
+
+
+def no_doubt(_job: Job) -> bool:
+    return False
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,8 @@ def no_doubt(_engine: Multibuffer, refused: list[Job]) -> list[bool]:
     [
         ("_L", b"\xff" * 33, "EdDSA: s and some L"),
         ("_hash", unreduced, "ES256: hash beyond n"),
-        ("Multibuffer._doubt", no_doubt, "ES256: a point and itself"),
+        ("Multibuffer._doubt", only_within, "ES256: a point and itself"),
+        ("_doubles_within", no_doubt, "ES256: u2 is -2"),
     ],
 )
 def test_without_its_fence_the_library_is_wrong_and_the_duel_finds_it(
