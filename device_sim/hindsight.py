@@ -22,6 +22,8 @@ class Done(msgspec.Struct, frozen=True):
     ask: Ask
     judged: Mapping[int, int]  # by partition: when it began, all before this offset was judged
     at_ms: int = 0  # since 1970 UTC: as from when a vehicle is another tenant's
+    last_seq: int | None = None  # that the keys before may sign
+    took_ms: float = 0.0
 
     def preceded(self, row: Deserved) -> bool:
         """Say whether a message was judged before this was done."""

@@ -139,7 +139,7 @@ class Lives:
     def done(self, ask: Ask, last_seq: int | None) -> None:
         """Tell the vehicle what was done, and which is the last number that its old keys may sign."""
         life = self._lives[ask.number]
-        assert life.asked is ask, "one deed at a time"
+        assert life.asked == ask, "one deed at a time"
         life.asked, life.told, life.calm, life.deeds = None, False, 0, ask.ordinal
         life.tenant = ask.tenant
         life.last_seq = life.last_seq if last_seq is None else last_seq

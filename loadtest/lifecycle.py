@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from deploy.embedded.command import state_option
 from device_sim.fault import Fault
 from device_sim.fleet import Mix, Plan, sends
-from device_sim.hindsight import look_back
+from device_sim.hindsight import Done, look_back
 from device_sim.identity import Fleet, Identity
 from device_sim.lifecycle import Deed, Lives, Part
 from device_sim.sender import Pace
@@ -96,7 +96,7 @@ async def play(wish: Wish, servers: Servers, folder: Path, console: Console) -> 
             comparison.expect(row)
         found = await settle(site.database, comparison)
         show(found, console)
-        show_deeds(registrar.took_ms, console)
+        show_deeds(registrar.done, console)
         done = len(registrar.done)
         facts |= {"deeds": done, "deeds_per_s": round(done / sent.seconds, 1), **_thefts(found)}
         return Report(await _claims(site, found), facts, "Deeds under load")
@@ -138,9 +138,11 @@ def _thefts(found: Differences) -> dict[str, object]:
     return {name: found.found.get(verdict, 0) for verdict, name in THEFTS.items()}
 
 
-def show_deeds(took_ms: Mapping[Deed, Sequence[float]], console: Console) -> None:
+def show_deeds(done: Sequence[Done], console: Console) -> None:
     """Show what was done at the registry, and how long it took."""
     table = Table("deed", "done", "ms, median", "ms, most", title="What was done meanwhile", title_justify="left")
-    for deed, times_ms in sorted(took_ms.items()):
-        table.add_row(deed, f"{len(times_ms):,}", f"{median(times_ms):.0f}", f"{max(times_ms):.0f}")
+    for deed in Deed:
+        took_ms = [one.took_ms for one in done if one.ask.deed is deed]
+        if took_ms:
+            table.add_row(deed, f"{len(took_ms):,}", f"{median(took_ms):.0f}", f"{max(took_ms):.0f}")
     console.print(table)

@@ -1,83 +1,40 @@
-"""Who decides about vehicles while they speak? People, by the very acts that the commands do, so many a second."""
+"""When is what decided about vehicles that speak? So many deeds a second, where they meet what is just being judged."""
 
 import asyncio
 import contextlib
+import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from types import MappingProxyType
+from asyncio.subprocess import PIPE, Process
+from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Final
+
+import msgspec
 
 from device_sim.chance import Chance
 from device_sim.hindsight import Done
-from device_sim.lifecycle import LATE, Ask, Deed, Lives
+from device_sim.lifecycle import Ask, Lives
 from device_sim.truth import Deserved
-from ingest.adapters.postgres import lifecycle, registry
-from ingest.adapters.postgres.audit import Decision
-from ingest.adapters.postgres.connection import Connection
 from ingest.adapters.postgres.readout import read_positions
-from ingest.core.proof import read_request
 from loadtest.attack.site import Site
 
-PEOPLE = 4
 LOOK_EVERY_S = 0.05
+GLANCE_EVERY_S = 0.005
 MEETING_S = 0.15  # about as long as it takes until a message that has landed is judged
-ENTERED_LATE_MS = 250  # a transfer is entered when it has taken place
-DECISION = Decision("loadtest", "as the simulated vehicle asked")
-
-Act = Callable[[Connection, Ask, int], Awaitable[int | None]]
-
-
-async def _rotate(connection: Connection, ask: Ask, _at_us: int) -> int:
-    return await lifecycle.rotate(connection, ask.device_id, read_request(ask.request), None, DECISION)
-
-
-async def _replace(connection: Connection, ask: Ask, _at_us: int) -> int:
-    return await lifecycle.replace(connection, ask.device_id, read_request(ask.request), LATE, DECISION)
-
-
-async def _revoke(connection: Connection, ask: Ask, _at_us: int) -> None:
-    await lifecycle.revoke(connection, ask.device_id, None, None, DECISION)
-
-
-async def _decommission(connection: Connection, ask: Ask, _at_us: int) -> None:
-    await lifecycle.decommission(connection, ask.device_id, DECISION)
-
-
-async def _transfer(connection: Connection, ask: Ask, at_us: int) -> None:
-    await lifecycle.transfer(connection, ask.vehicle_id, ask.tenant, at_us, DECISION)
-
-
-async def _enrol(connection: Connection, ask: Ask, _at_us: int) -> None:
-    await registry.enrol(connection, read_request(ask.request), ask.tenant, DECISION)
-
-
-ACTS: Mapping[Deed, Act] = MappingProxyType(
-    {
-        Deed.ROTATE: _rotate,
-        Deed.REPLACE: _replace,
-        Deed.REVOKE: _revoke,
-        Deed.DECOMMISSION: _decommission,
-        Deed.TRANSFER: _transfer,
-        Deed.ENROL: _enrol,
-    }
-)
 
 
 class Registrar:
-    """Some people at a registry, and what they know of what was sent."""
+    """Has things done at the registry, and knows what was sent and what was done."""
 
     def __init__(self, lives: Lives, site: Site, deeds_per_s: float) -> None:
         self.rows: list[Deserved] = []
         self.done: list[Done] = []
-        self.took_ms: dict[Deed, list[float]] = defaultdict(list)
         self._lives: Final = lives
         self._site: Final = site
         self._deeds_per_s: Final = deeds_per_s
         self._heard: Counter[str] = Counter()
         self._last: dict[str, tuple[int, int]] = {}
         self._judged: dict[int, int] = {}
-        self._people: asyncio.Queue[Connection] = asyncio.Queue()
         self._over = asyncio.Event()
         self._chance = Chance(1)
 
@@ -89,46 +46,55 @@ class Registrar:
 
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        """Do one thing after the other for the length of the block. What was begun is finished."""
-        async with contextlib.AsyncExitStack() as stack:
-            for _ in range(PEOPLE):
-                self._people.put_nowait(await stack.enter_async_context(self._site.connected()))
-            looking = self._look(await stack.enter_async_context(self._site.connected()))
-            working = asyncio.gather(self._work(), looking)
-            try:
-                yield
-            finally:
-                self._over.set()
-                await working
+        """Have one thing done after the other for the length of the block. What was begun is finished.
 
-    async def _look(self, connection: Connection) -> None:
-        """See how far all is judged, again and again: for all who wait for it."""
-        while not self._over.is_set():
-            self._judged = await read_positions(connection, self._site.name)
-            await asyncio.sleep(LOOK_EVERY_S)
+        Raises ValueError if the registry refuses something.
+        """
+        command = (sys.executable, "-m", "loadtest.people")
+        people = await asyncio.create_subprocess_exec(*command, env=self._site.environ(), stdin=PIPE, stdout=PIPE)
+        working = asyncio.gather(self._ask(people), self._hear(people), self._look())
+        try:
+            yield
+        finally:
+            self._over.set()
+            await working
+        if await people.wait():
+            raise ValueError("the registry refused what a vehicle had asked for; what it said stands above")
 
-    async def _work(self) -> None:
-        began_s, deeds = time.monotonic(), list[asyncio.Task[None]]()
+    async def _look(self) -> None:
+        """See how far all is judged, again and again."""
+        async with self._site.connected() as connection:
+            while not self._over.is_set():
+                self._judged = await read_positions(connection, self._site.name)
+                await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _hear(self, people: Process) -> None:
+        """Tell the vehicles what was done."""
+        assert people.stdout is not None, "as it was started"
+        async for line in people.stdout:
+            done = msgspec.json.decode(line, type=Done)
+            self._lives.done(done.ask, done.last_seq)
+            self.done.append(done)
+
+    async def _ask(self, people: Process) -> None:
+        began_s, waiting = time.monotonic(), list[asyncio.Task[None]]()
         while not self._over.is_set():
             ask = self._lives.due()
             if ask is not None:
-                deeds.append(asyncio.create_task(self._do(ask)))
-            due_s = began_s + (len(deeds) + 1) / self._deeds_per_s
+                waiting.append(asyncio.create_task(self._put(people, ask)))
+            due_s = began_s + (len(waiting) + 1) / self._deeds_per_s
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), max(LOOK_EVERY_S, due_s - time.monotonic()))
-        await asyncio.gather(*deeds)
+        await asyncio.gather(*waiting)
+        assert people.stdin is not None, "as it was started"
+        people.stdin.close()
 
-    async def _do(self, ask: Ask) -> None:
-        """Do what is asked, and tell the vehicle; not if the fleet falls silent before it can be done."""
-        if not await (self._settled(ask) if ask.settled else self._speaking(ask)):
-            return
-        async with self._somebody() as connection:
-            judged = await read_positions(connection, self._site.name)
-            at_ms, began_s = int(time.time() * 1000) - ENTERED_LATE_MS, time.monotonic()
-            last_seq = await ACTS[ask.deed](connection, ask, at_ms * 1000)
-        self._lives.done(ask, last_seq)
-        self.took_ms[ask.deed].append((time.monotonic() - began_s) * 1000)
-        self.done.append(Done(ask, judged, at_ms))
+    async def _put(self, people: Process, ask: Ask) -> None:
+        """Ask for it when it is time; not if the fleet falls silent before."""
+        ready = self._settled if ask.settled else self._speaking
+        if await ready(ask):
+            assert people.stdin is not None, "as it was started"
+            people.stdin.write(msgspec.json.encode(ask) + b"\n")
 
     async def _settled(self, ask: Ask) -> bool:
         """Wait until all that a device has sent is judged; no, if the fleet falls silent before."""
@@ -146,14 +112,6 @@ class Registrar:
         while self._heard[ask.device_id] == before:
             if self._over.is_set():
                 return False
-            await asyncio.sleep(LOOK_EVERY_S / 10)
+            await asyncio.sleep(GLANCE_EVERY_S)
         await asyncio.sleep(self._chance.between(0, MEETING_S))
         return True
-
-    @contextlib.asynccontextmanager
-    async def _somebody(self) -> AsyncIterator[Connection]:
-        connection = await self._people.get()
-        try:
-            yield connection
-        finally:
-            self._people.put_nowait(connection)
