@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -11,8 +12,12 @@ from rich.console import Console
 
 from deploy import embedded, software
 from deploy.embedded.command import STATE
+from ingest.adapters.multibuffer import UnavailableError
 from ingest.adapters.topics import TopicError
+from ingest.config import EngineChoice, LogLevel
 from ingest.core.device import Algorithm
+from ingest.engines import open_engine
+from ingest.journal import open_journal
 from ingest.ports import TroubleError
 from loadtest.compare.cpu import CORES
 from loadtest.compare.product import WrongError
@@ -20,6 +25,9 @@ from loadtest.compare.report import show
 from loadtest.compare.trial import Course, Row
 from loadtest.compare.trial import compare as compare_
 from loadtest.corpus import Order, cache_of
+from loadtest.costs.case import CASES
+from loadtest.costs.trial import Wish, measure
+from loadtest.costs.trial import show as show_costs
 
 ROUNDS = 5
 MESSAGES = {1: 100_000, 10: 20_000, 50: 6_000}  # by samples in each: some seconds of the fastest
@@ -27,7 +35,9 @@ FEW = {1: 10_000, 10: 3_000, 50: 1_000}  # some seconds of the slowest
 QUICK_MESSAGES, QUICK_FEW = 30_000, 5_000
 FLEETS = (5_000, 100_000)  # of the second, each message that is compared comes from another device
 
-EXPECTED = (software.Missing, embedded.Stuck, TroubleError, TopicError, WrongError, ValueError)
+REASONS = [str(case.reason or case.verdict) for case in CASES]
+
+EXPECTED = (software.Missing, embedded.Stuck, TroubleError, TopicError, WrongError, UnavailableError, ValueError)
 
 cache_option = click.option("--cache", type=click.Path(file_okay=False, path_type=Path),
                             help="Where signed messages are kept.  [default: in the user's cache]")  # fmt: skip
@@ -61,6 +71,31 @@ def compare(quick: bool, rounds: int, as_json: bool, cache: Path | None, state: 
     show(rows, Console(stderr=as_json))
     if as_json:
         click.echo(_json(rows))
+
+
+@loadtest.command
+@click.option("--messages", default=6_000, show_default=True, type=click.IntRange(2, 1_000_000), help="Of each reason.")
+@click.option("--batch", default=2_000, show_default=True, type=click.IntRange(1, 100_000), help="Messages at once.")
+@click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1, 100), help="Of each.")
+@click.option("--reason", "reasons", multiple=True, type=click.Choice(REASONS),
+              help="This one; may be repeated.  [default: all]")  # fmt: skip
+@click.option("--engine", default=EngineChoice.AUTO.value, show_default=True, help="What checks signatures.",
+              type=click.Choice([choice.value for choice in EngineChoice]))  # fmt: skip
+@json_option
+@cache_option
+@state_option
+def costs(engine: str, as_json: bool, cache: Path | None, state: Path, **wish: object) -> None:  # noqa: FBT001 (options)
+    """Measure what each verdict costs. Exit status 1 if a refusal costs more than an acceptance."""
+    open_journal(LogLevel.WARNING)
+    try:
+        asked = msgspec.convert(wish, Wish)
+        report = uvloop.run(measure(asked, open_engine(EngineChoice(engine)), cache_of(cache), state.resolve()))
+    except EXPECTED as error:
+        raise click.ClickException(str(error)) from None
+    show_costs(report, Console(stderr=as_json))
+    if as_json:
+        click.echo(msgspec.json.encode(report).decode())
+    sys.exit(1 if report.dear else 0)
 
 
 def _quick(rounds: int) -> list[Course]:

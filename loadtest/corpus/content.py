@@ -85,10 +85,6 @@ def _expired(turn: Turn, draft: Draft) -> bytes:
     return replace(draft, claims=replace(draft.claims, expires_at_s=int(turn.now_s) - 3_600)).seal()
 
 
-def _epoch_closed(_turn: Turn, draft: Draft) -> bytes:
-    return replace(draft, claims=replace(draft.claims, epoch=draft.claims.epoch - 1)).seal()
-
-
 def _epoch_unknown(_turn: Turn, draft: Draft) -> bytes:
     return replace(draft, claims=replace(draft.claims, epoch=draft.claims.epoch + 1)).seal()
 
@@ -120,6 +116,17 @@ def _seq_jump(_turn: Turn, draft: Draft) -> bytes:
     return replace(draft, claims=replace(draft.claims, seq=draft.claims.seq + 2**40)).seal()
 
 
+def _equivocation(_turn: Turn, draft: Draft) -> bytes:
+    """Say something else under the number that the honest message has."""
+    return replace(draft, claims=replace(draft.claims, issued_at_s=draft.claims.issued_at_s - 1)).seal()
+
+
+def _counter_rollback(turn: Turn, draft: Draft) -> bytes:
+    """Say something else under that number, in a new boot."""
+    boot = turn.world.identity.boot(turn.vehicle.number, 1)
+    return replace(draft, claims=replace(draft.claims, boot=boot)).seal()
+
+
 WRITERS: Mapping[Content, Write] = MappingProxyType(
     {
         Content.HONEST: _honest,
@@ -131,7 +138,6 @@ WRITERS: Mapping[Content, Write] = MappingProxyType(
         Content.WRONG_DEVICE: _wrong_device,
         Content.ALGORITHM_MISMATCH: _algorithm_mismatch,
         Content.EXPIRED: _expired,
-        Content.EPOCH_CLOSED: _epoch_closed,
         Content.EPOCH_UNKNOWN: _epoch_unknown,
         Content.INVALID_PAYLOAD: _invalid_payload,
         Content.OUT_OF_RANGE: _out_of_range,
@@ -139,5 +145,7 @@ WRITERS: Mapping[Content, Write] = MappingProxyType(
         Content.CLOCK_FUTURE: _clock_future,
         Content.STALE: _stale,
         Content.SEQ_JUMP: _seq_jump,
+        Content.EQUIVOCATION: _equivocation,
+        Content.COUNTER_ROLLBACK: _counter_rollback,
     }
 )

@@ -23,7 +23,6 @@ class Content(StrEnum):
     WRONG_DEVICE = "wrong_device"
     ALGORITHM_MISMATCH = "algorithm_mismatch"
     EXPIRED = "expired"
-    EPOCH_CLOSED = "epoch_closed"
     EPOCH_UNKNOWN = "epoch_unknown"
     INVALID_PAYLOAD = "invalid_payload"
     OUT_OF_RANGE = "out_of_range"
@@ -31,6 +30,8 @@ class Content(StrEnum):
     CLOCK_FUTURE = "clock_future"
     STALE = "stale"
     SEQ_JUMP = "seq_jump"
+    EQUIVOCATION = "equivocation"  # after the honest ones
+    COUNTER_ROLLBACK = "counter_rollback"  # the same
 
 
 class Order(msgspec.Struct, frozen=True):

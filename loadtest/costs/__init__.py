@@ -1,0 +1,1 @@
+"""What does each verdict cost? The processor time of the worker and of the database, for each reason."""

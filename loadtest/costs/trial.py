@@ -1,0 +1,97 @@
+"""Does a refusal cost more than an acceptance? Each way is measured some times in turn; the medians are compared."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from deploy.embedded.command import say
+from ingest.core.signature import Engine
+from ingest.core.verdict import Hold, Refusal, Verdict
+from loadtest.compare.ground import enrol, raised
+from loadtest.corpus import Content, Order, provide
+from loadtest.costs.bench import Bench, Cost
+from loadtest.costs.case import ACCEPTED, CASES, Case
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What is asked for."""
+
+    messages: int  # of each way; the first batch of them is not counted
+    batch: int
+    rounds: int
+    reasons: tuple[str, ...] = ()  # only these; none: all
+
+
+class Row(msgspec.Struct, frozen=True):
+    """What one way costs, in microseconds of processor for each message."""
+
+    verdict: Verdict
+    reason: Refusal | Hold | None
+    worker_us: float
+    server_us: float
+
+
+class Report(msgspec.Struct, frozen=True):
+    """All that was measured; the first row is that of acceptance."""
+
+    engine: str
+    rows: list[Row]
+
+    @property
+    def dear(self) -> list[Row]:
+        """List the refusals that cost more than an acceptance, of the worker or of the database."""
+        accepted = self.rows[0]
+        return [
+            row
+            for row in self.rows
+            if row.verdict is Verdict.REFUSED
+            and (row.worker_us > accepted.worker_us or row.server_us > accepted.server_us)
+        ]
+
+
+async def measure(wish: Wish, engine: Engine, cache: Path, state: Path) -> Report:
+    """Measure on a server of our own."""
+    cases = [
+        case for case in CASES if case is ACCEPTED or not wish.reasons or (case.reason or case.verdict) in wish.reasons
+    ]
+    contents = {content for case in cases for content in (case.content, case.first) if content}
+    corpora = {one: provide(_order(wish, one), cache, lambda _done, _of: None) for one in sorted(contents)}
+    async with raised(state) as servers:
+        say("enrolling the devices")
+        await enrol(servers, corpora[ACCEPTED.content], "costs")
+        bench = Bench(servers, "costs", corpora, engine, wish.batch)
+        found: dict[Case, list[Cost]] = {case: [] for case in cases}
+        for number in range(wish.rounds):
+            for case in cases:
+                found[case].append(await bench.measure(case))
+            say(f"round {number + 1} of {wish.rounds}")
+    return Report(engine.name, [_row(case, costs) for case, costs in found.items()])
+
+
+def _order(wish: Wish, content: Content) -> Order:
+    return Order(wish.messages, wish.messages, content=content)
+
+
+def _row(case: Case, costs: Sequence[Cost]) -> Row:
+    worker, server = (statistics.median(getattr(cost, name) for cost in costs) for name in ("worker", "server"))
+    return Row(case.verdict, case.reason, worker, server)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print what each way costs, and how much of an acceptance that is."""
+    accepted = report.rows[0]
+    table = Table(title=f"microseconds of processor for each message, engine {report.engine}")
+    for name in ("verdict", "reason"):
+        table.add_column(name)
+    for name in ("worker", "PostgreSQL", "of an acceptance's", ""):
+        table.add_column(name, justify="right")
+    for row in report.rows:
+        shares = f"{row.worker_us / accepted.worker_us:.0%}", f"{row.server_us / accepted.server_us:.0%}"
+        table.add_row(row.verdict, row.reason or "", f"{row.worker_us:.1f}", f"{row.server_us:.1f}", *shares)
+    console.print(table)
+    for row in report.dear:
+        console.print(f"a refusal as {row.reason} costs more than an acceptance")
