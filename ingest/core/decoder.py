@@ -18,7 +18,7 @@ from ingest.core.verdict import Refusal
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _EIGHT = struct.Struct("<8B").unpack_from
-WIDE_MIN = 2**48  # as microseconds since 1970: the end of 1978. Up to the year 3111, such a time has eight bytes
+_WIDE_MIN = 2**48  # as microseconds since 1970: the end of 1978. Up to the year 3111, such a time has eight bytes
 
 # From the bytes and a position in them to a value and the position after it.
 Read = Callable[[bytes, int], tuple[Any, int]]
@@ -74,9 +74,14 @@ def _read_wide(body: bytes, at: int) -> tuple[int, int]:
     return (value >> 1) ^ -(value & 1), at + 8
 
 
-def make_record(record: Record, prefix: str = "") -> Read:
-    """Make the reader of a record: of a kind of sample, or of what lies within one."""
-    path = prefix + record.name
+def make_sample(kind: Record, names: Sequence[str]) -> Read:
+    """Make the reader of a kind of sample: it gives the values of these fields, None for those that the kind lacks."""
+    numbers = {field.name: number for number, field in enumerate(kind.fields)}
+    values = [f"v{numbers[name]}" if name in numbers else "None" for name in names]
+    return _make([f"{kind.name}.{field.name}" for field in kind.fields], kind.fields, f"({', '.join(values)},)")
+
+
+def _make_record(path: str, record: Record) -> Read:
     # The lint lets no name pass that is more than letters, digits and underscores.
     named = ", ".join(f"{field.name!r}: v{number}" for number, field in enumerate(record.fields))
     return _make([f"{path}.{field.name}" for field in record.fields], record.fields, f"{{{named}}}")
@@ -91,7 +96,7 @@ def _make_reader(path: str, described: Type) -> Read:
         case Array():
             read = _make_array(path, described)
         case Record():
-            read = make_record(described, f"{path}.")
+            read = _make_record(f"{path}.{described.name}", described)
         case _:
             read = _make([path], [Field("", described, nullable=False, vss=None)], "v0")
     return read
@@ -162,7 +167,7 @@ def _write_stretch(stretch: Sequence[Numbered], octets: int) -> list[str]:
         f"whole = at + {octets} <= len(body)",
         "if whole:",
         f"    {targets} = unpack_{first}(body, at)",
-        *[f"    whole = {' == '.join(marks)} == 2" for _ in marks[:1]],
+        *([f"    whole = {' == '.join(marks)} == 2"] if marks else []),
         "if whole:",
         f"    at += {octets}",
         *_indent(line for one in stretch for line in _write_check(*one)),
@@ -196,7 +201,7 @@ def _write_value(number: int, field: Field) -> list[str]:
             return [f"({name},) = read_float(body, at)", "at += 4", *check]
         case Number(width=Width.DOUBLE):
             return [f"({name},) = read_double(body, at)", "at += 8", *check]
-        case Number(maximum=maximum) if maximum >= WIDE_MIN:
+        case Number(maximum=maximum) if maximum >= _WIDE_MIN:
             return [f"{name}, at = read_wide(body, at)", *check]
         case Number():
             return [

@@ -59,10 +59,10 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
 
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
-    """One sample of a message: its kind (the record name of the schema) and its fields by name."""
+    """One sample of a message: its kind, which is a record's name, and its values in the order of the catalogue."""
 
     kind: str
-    fields: dict[str, Any]
+    values: tuple[Any, ...]  # the first is recorded_at_us; None for a field that its schema does not have
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):

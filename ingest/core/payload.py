@@ -5,13 +5,13 @@ harder than the body is long. How it compares with fastavro, and why both exist,
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ingest.core.decoder import BodyError, Read, invalid, make_record, read_varint
+from ingest.core.decoder import BodyError, Read, invalid, make_sample, read_varint
 from ingest.core.message import Reading, Refused, Sample, Unreadable, Verified
-from ingest.core.schema import Schema, SchemaError, parse_schema
+from ingest.core.schema import Schema, SchemaError, fields_of, parse_schema
 from ingest.core.verdict import Refusal
 
 MARKER = b"\xc3\x01"  # Avro 1.12, "Single-object encoding"
@@ -26,9 +26,10 @@ class Known(msgspec.Struct, frozen=True):
 
 
 class Catalogue(msgspec.Struct, frozen=True):
-    """The schemas that this installation reads, by fingerprint."""
+    """The schemas that this installation reads, by fingerprint, and the fields of each kind in all of them."""
 
     known: dict[int, Known]
+    fields: dict[str, tuple[str, ...]]  # in the order in which a sample has its values
 
     @property
     def schemas(self) -> tuple[Schema, ...]:
@@ -38,17 +39,22 @@ class Catalogue(msgspec.Struct, frozen=True):
 
 def load(texts: Mapping[str, str]) -> Catalogue:
     """Lint every schema, given by name, and make their readers; raises SchemaError."""
-    known: dict[int, Known] = {}
+    schemas: dict[int, Schema] = {}
     for name, text in texts.items():
         schema = parse_schema(name, text)
-        if schema.fingerprint in known:
-            twin = known[schema.fingerprint].schema.name
+        if schema.fingerprint in schemas:
+            twin = schemas[schema.fingerprint].name
             raise SchemaError(
                 f"schema {name}: it has the fingerprint of {twin}, for Avro leaves properties out of it; "
                 "a new version needs a field of its own"
             )
-        known[schema.fingerprint] = Known(schema, tuple((kind.name, make_record(kind)) for kind in schema.kinds))
-    return Catalogue(known)
+        schemas[schema.fingerprint] = schema
+    fields = fields_of(schemas.values())
+    return Catalogue({number: _know(schema, fields) for number, schema in schemas.items()}, fields)
+
+
+def _know(schema: Schema, fields: Mapping[str, Sequence[str]]) -> Known:
+    return Known(schema, tuple((kind.name, make_sample(kind, fields[kind.name])) for kind in schema.kinds))
 
 
 def read_payload(verified: Verified, catalogue: Catalogue, samples_max: int) -> Reading | Unreadable | Refused:
@@ -92,8 +98,8 @@ def _read_samples(payload: bytes, known: Known, samples_max: int) -> tuple[Sampl
             if not 0 <= branch < len(readers):
                 raise invalid(f"kind {branch} of {len(readers)}")
             kind, read = readers[branch]
-            fields, at = read(payload, at)
-            samples.append(Sample(kind, fields))
+            values, at = read(payload, at)
+            samples.append(Sample(kind, values))
     except BodyError as error:
         raise BodyError(error.reason, f"sample {len(samples)}: {error.detail}") from None
     if payload[at] != 0:

@@ -6,6 +6,7 @@ long. The rules, and what was left out of Avro on purpose, are in decisions/avro
 
 import math
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
@@ -299,6 +300,14 @@ def _refuse_others(path: str, declared: dict[str, Any], known: set[str]) -> None
 
 def _quote(value: object) -> str:
     return "missing" if value is None else repr(value)[:80]
+
+
+def fields_of(schemas: Iterable[Schema]) -> dict[str, tuple[str, ...]]:
+    """List the fields of each kind of sample: those of all versions, in the order of their appearance."""
+    fields: dict[str, dict[str, None]] = {}
+    for kind in (kind for schema in schemas for kind in schema.kinds):
+        fields.setdefault(kind.name, {}).update(dict.fromkeys(field.name for field in kind.fields))
+    return {kind: tuple(names) for kind, names in fields.items()}
 
 
 def _count_fields(described: Type) -> int:

@@ -177,9 +177,8 @@ def _examined(said: Said | None, at: RawRecord, sender: Sender | None) -> Examin
     if sender is None:
         return Refused(envelope(said, at), Refusal.UNKNOWN_DEVICE, "it is not registered")
     verified = Verified(envelope(said, at), sender, sender.keys[said.device.encode()], said.content.encode().ljust(32))
-    fields = {"recorded_at_us": NOW_S * 1_000_000, "event": "BUS_OVERLOAD", "severity": "LOW", "source": "gateway",
-              "event_id": 1, "count": 1, "detail": None}  # fmt: skip
-    return Reading(verified, SCHEMA, (Sample("SecurityEvent", fields),))
+    event = (NOW_S * 1_000_000, "BUS_OVERLOAD", "LOW", "gateway", 1, 1, None)
+    return Reading(verified, SCHEMA, (Sample("SecurityEvent", event),))
 
 
 async def weigh(lease: Lease, *saids: Said | None, partition: int = 0) -> Outcome:

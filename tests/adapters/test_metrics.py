@@ -38,7 +38,7 @@ def verified(device_id: str, partition: int = 0) -> Verified:
 
 
 def accepted(device_id: str, *kinds: str) -> Accepted:
-    samples = tuple(Sample(kind, {}) for kind in kinds)
+    samples = tuple(Sample(kind, ()) for kind in kinds)
     return Accepted(Reading(verified(device_id), 1, samples), TimeQuality.OK)
 
 

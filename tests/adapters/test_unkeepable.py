@@ -115,7 +115,8 @@ async def test_a_value_that_the_driver_or_the_database_cannot_take_is_known_for_
         (reading,) = await examined(lease, [Said(1)], 0)
         assert isinstance(reading, Reading)
         (sample,) = reading.samples
-        spoilt = replace(reading, samples=(replace(sample, fields=sample.fields | fields),))
+        said = dict(zip(CATALOGUE.fields[sample.kind], sample.values, strict=True)) | fields
+        spoilt = replace(reading, samples=(replace(sample, values=tuple(said.values())),))
         with pytest.raises(UnkeepableError) as raised:
             await settle_late(lease, [spoilt])
         assert not any(str(value) in str(raised.value) for value in fields.values()), "a journal may not quote it"

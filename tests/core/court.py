@@ -56,7 +56,7 @@ def examined(say: Say, offset: int) -> Examined:
     verified = Verified(envelope, sender, key, say.content.encode().ljust(32))
     if say.refused is not None:
         return Refused(verified, say.refused, "it makes no sense")
-    return Reading(verified, 1, (Sample("State", {}),)) if say.readable else Unreadable(verified, 2)
+    return Reading(verified, 1, (Sample("State", ()),)) if say.readable else Unreadable(verified, 2)
 
 
 class Court:

@@ -1,6 +1,5 @@
 """How was a verdict reached? By which code, engine, policy and schemas; written down once, and named by a number."""
 
-from collections import defaultdict
 from collections.abc import Iterable
 
 import msgspec
@@ -8,7 +7,7 @@ import msgspec
 from ingest.adapters.postgres import queries, rows
 from ingest.adapters.postgres.connection import Connection
 from ingest.core.policy import Policy
-from ingest.core.schema import Schema
+from ingest.core.schema import Schema, fields_of
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -46,11 +45,5 @@ def table_of(kind: str) -> str:
 
 
 def columns_of(schemas: Iterable[Schema]) -> dict[str, tuple[str, ...]]:
-    """List each kind's columns after the common ones: the fields of all versions, in the order of their appearance."""
-    fields: dict[str, dict[str, None]] = defaultdict(dict)
-    for schema in schemas:
-        for kind in schema.kinds:
-            fields[kind.name].update(
-                dict.fromkeys(field.name for field in kind.fields if field.name != "recorded_at_us")
-            )
-    return {kind: tuple(names) for kind, names in fields.items()}
+    """List each kind's columns after the common ones, the last of which is the first field: when it was recorded."""
+    return {kind: names[1:] for kind, names in fields_of(schemas).items()}

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise, zip_longest
-from typing import Any
 
 import asyncpg
 
@@ -111,7 +110,7 @@ class _Day:
         if samples is None:
             self._findings.unchecked["messages whose payload cannot be read here"] += 1
             return
-        expected = _sample_rows(row, samples, self._columns)
+        expected = _sample_rows(row, samples)
         for kind, found in stored.items():
             if found != expected[kind]:
                 self._note(where, table_of(kind), found, expected[kind])
@@ -186,16 +185,12 @@ def _changed(row: asyncpg.Record, said: Envelope, samples: Sequence[Sample] | No
     return [name for name, stored, expected in columns if stored != expected]
 
 
-def _sample_rows(
-    row: asyncpg.Record, samples: Sequence[Sample], columns: Mapping[str, Sequence[str]]
-) -> dict[str, list[Row]]:
+def _sample_rows(row: asyncpg.Record, samples: Sequence[Sample]) -> dict[str, list[Row]]:
     """Give the rows that the samples of a message must have, by kind."""
     rows: dict[str, list[Row]] = defaultdict(list)
     common = row["device_no"], row["epoch"], row["seq"]
     for number, sample in enumerate(samples):
-        values: dict[str, Any] = sample.fields
-        said = [values.get(name) for name in columns[sample.kind]]
-        rows[sample.kind].append((*common, number, row["issued_at"], values["recorded_at_us"], *said))
+        rows[sample.kind].append((*common, number, row["issued_at"], *sample.values))
     return rows
 
 

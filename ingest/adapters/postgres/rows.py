@@ -72,19 +72,15 @@ def _message(one: Accepted, topic_no: int, judged_by: int) -> Row:
     )  # fmt: skip
 
 
-def samples(accepted: Iterable[Accepted], fields: dict[str, tuple[str, ...]]) -> dict[str, list[Row]]:
-    """Give the rows of the sample tables, by kind; `fields` names each kind's columns after the common ones."""
+def samples(accepted: Iterable[Accepted]) -> dict[str, list[Row]]:
+    """Give the rows of the sample tables, by kind: values have the order of columns (provenance.py)."""
     rows: dict[str, list[Row]] = defaultdict(list)
     for one in accepted:
         envelope, sender = one.reading.verified.envelope, one.reading.verified.sender
         at = (sender.device_no, envelope.epoch, envelope.seq)
         issued_at = microseconds(envelope.issued_at_s)
         for sample_no, sample in enumerate(one.reading.samples):
-            values = sample.fields
-            get = values.get
-            rows[sample.kind].append(
-                (*at, sample_no, issued_at, values["recorded_at_us"], *[get(name) for name in fields[sample.kind]])
-            )
+            rows[sample.kind].append((*at, sample_no, issued_at, *sample.values))
     return rows
 
 

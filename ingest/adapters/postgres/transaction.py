@@ -125,7 +125,7 @@ class PostgresTransaction:
         """Write all that a batch changes, but for its summary and the offset."""
         stamp = self.stamp
         await self._copy("message", rows.MESSAGE, rows.messages(outcome.accepted, stamp.topic_no, stamp.judged_by))
-        for kind, found in sorted(rows.samples(outcome.accepted, self._fields).items()):
+        for kind, found in sorted(rows.samples(outcome.accepted).items()):
             await self._copy(table_of(kind), rows.SAMPLE + self._fields[kind], found)
         await self._copy("held", rows.HELD, rows.held(outcome.held, stamp.topic_no, stamp.judged_by))
         refused = rows.exceptions(outcome, stamp.topic_no, stamp.judged_by)
