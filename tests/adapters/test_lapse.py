@@ -29,7 +29,7 @@ pytestmark = pytest.mark.real
 DAY_MS = 86_400_000
 NOW_MS = int(time.time() * 1000)
 LONG_AGO_MS = NOW_MS - 91 * DAY_MS
-POLICY = Policy(age_s_max=366 * 86_400, held_bytes_max=2_500, refused_bytes_max=100)
+POLICY = Policy(held_bytes_max=2_500, refused_bytes_max=100)
 PROVENANCE = Provenance("test", "none", POLICY, load(schemas.read_telemetry()).schemas)
 LONG = bytes(range(256)) * 4
 
