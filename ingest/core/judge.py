@@ -257,7 +257,10 @@ class _Bench:
         size = len(case.envelope.record.value)
         whole = device.held_bytes + size <= self._policy.held_bytes_max
         held_bytes = device.held_bytes + size if whole else device.held_bytes
-        row = msgspec.structs.replace(device, held=device.held + 1, held_bytes=held_bytes)
+        boots, boot = device.boots, case.envelope.boot
+        if reason is Hold.COUNTER_ROLLBACK and boot not in boots:  # if the one before goes on, they are two units
+            boots = (*boots, boot)[-BOOTS_MAX:]
+        row = msgspec.structs.replace(device, held=device.held + 1, held_bytes=held_bytes, boots=boots)
         self._devices[device.device_no] = row
         self._remember(case, owner=owns_its_number(reason))
         return Held(case.message, reason, whole, limit)

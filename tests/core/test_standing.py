@@ -45,6 +45,13 @@ def test_a_counter_that_was_lost_speaks_against_nobody() -> None:
     assert evidence(Court(), *says) == []
 
 
+def test_a_boot_that_goes_on_after_its_counter_seemed_lost_is_a_second_unit() -> None:
+    copied = Say(1, content="b", boot=TWO)
+    assert evidence(Court(), Say(1), Say(2), copied, Say(3)) == [Evidence.CLONE]
+    assert Court().weigh(Say(1), Say(2), copied, Say(3)) == ["accepted", "accepted", "counter_rollback", "quarantined"]
+    assert evidence(Court(), Say(1), Say(3), copied, Say(2), copied, Say(3)) == [], "late data, and replays"
+
+
 def test_a_number_whose_message_is_not_kept_any_more_proves_nothing() -> None:
     court = Court()
     court.weigh(Say(1))

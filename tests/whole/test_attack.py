@@ -42,3 +42,7 @@ def test_forged_and_replayed_messages_cost_those_whom_they_name_nothing(
 def test_a_release_that_is_killed_judges_each_held_message_once(servers: embedded.Addresses, tmp_path: Path) -> None:
     amounts = ("--devices", "4", "--messages", "2800", "--kills", "1")
     assert missed(attack(servers, tmp_path, "release", *amounts)) == []
+
+
+def test_each_copied_unit_is_quarantined_and_nobody_else(servers: embedded.Addresses, tmp_path: Path) -> None:
+    assert missed(attack(servers, tmp_path, "clones", "--vehicles", "400", "--clones", "40")) == []
