@@ -1,7 +1,7 @@
 """Who acts at the registry while a fleet speaks? Some people, in a process that the fleet does not keep waiting.
 
-What is asked comes in as lines of JSON, what was done goes out as others. They act by the functions that the commands
-call; where one of these refuses, the process ends.
+What is asked comes in as lines of JSON, what was done goes out as others, after an empty one that says that they are
+there. They act by the functions that the commands call; where one of these refuses, the process ends.
 """
 
 import asyncio
@@ -75,7 +75,9 @@ async def act(connection: Connection, topic: str, ask: Ask) -> Done:
 
 async def _serve(database: str, topic: str) -> None:
     asked: asyncio.Queue[Ask | None] = asyncio.Queue()
-    people = [asyncio.create_task(_work(database, topic, asked)) for _ in range(PEOPLE)]
+    connections = [await connect(database, "weighbridge people") for _ in range(PEOPLE)]
+    people = [asyncio.create_task(_work(one, topic, asked)) for one in connections]
+    click.echo()  # they are there
     async for line in _lines():
         asked.put_nowait(msgspec.json.decode(line, type=Ask))
         for one in people:
@@ -86,9 +88,8 @@ async def _serve(database: str, topic: str) -> None:
     await asyncio.gather(*people)
 
 
-async def _work(database: str, topic: str, asked: "asyncio.Queue[Ask | None]") -> None:
+async def _work(connection: Connection, topic: str, asked: "asyncio.Queue[Ask | None]") -> None:
     """Be one of the people: one thing after the other."""
-    connection = await connect(database, "weighbridge people")
     try:
         while (ask := await asked.get()) is not None:
             click.echo(msgspec.json.encode(await act(connection, topic, ask)))

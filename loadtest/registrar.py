@@ -52,6 +52,8 @@ class Registrar:
         """
         command = (sys.executable, "-m", "loadtest.people")
         people = await asyncio.create_subprocess_exec(*command, env=self._site.environ(), stdin=PIPE, stdout=PIPE)
+        assert people.stdout is not None, "as it was started"
+        await people.stdout.readline()  # they are there
         working = asyncio.gather(self._ask(people), self._hear(people), self._look())
         try:
             yield
