@@ -58,7 +58,7 @@ class Wish(msgspec.Struct, frozen=True):
 @click.command("lifecycle")
 @click.option("--vehicles", default=300, show_default=True, type=click.IntRange(20, 100_000))
 @click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(1, 900))
-@click.option("--deeds", default=12.0, show_default=True, type=click.FloatRange(0.1, 100),
+@click.option("--deeds", default=15.0, show_default=True, type=click.FloatRange(0.1, 100),
               help="Rotations, revocations, replacements, transfers and enrolments a second, together.")  # fmt: skip
 @click.option("--rate", default=300.0, show_default=True, type=click.FloatRange(10, 20_000), help="Messages/s.")
 @seed_option
