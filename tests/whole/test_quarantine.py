@@ -222,3 +222,16 @@ def test_what_is_held_for_a_schema_is_judged_again_and_held_again_while_the_sche
     assert [tuple(row) for row in house.query("select reason, held from weighbridge.release")] == [
         ("schema_unknown", 1)
     ]
+
+
+def test_who_lost_a_counter_is_not_accused_when_that_is_judged_again(house: House) -> None:
+    device = enrolled(house, "tcu-forgetful")
+    first, second, third = ({"m70003": boot} for boot in (b"boot-one", b"boot-two", b"boot-thr"))
+    with house.worker():
+        weigh(house, *[device.say(seq, **first) for seq in (1, 2, 3)])
+        weigh(house, *[device.say(seq, **second) for seq in (2, 3, 4, 5)], device.say(6, **third))
+        house.run("held", "rejudge", "counter_rollback", "--reason", "to see what comes of it")
+        weigh(house, device.say(7, **third))
+    assert verdicts(house) == {("accepted", ""): 7, ("held", "equivocation"): 2}
+    found = shown(house, device)
+    assert (found["standing"], found["suspicion"], found["evidence"]) == ("trusted", 0, [])

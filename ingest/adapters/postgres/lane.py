@@ -29,7 +29,7 @@ from ingest.core.message import Examined, RawRecord, Verified
 from ingest.core.outcome import Outcome, span_of
 from ingest.core.rate import Bucket
 from ingest.core.seal import facts_of
-from ingest.core.verdict import Refusal, Verdict
+from ingest.core.verdict import Hold, Refusal, Verdict
 from ingest.decision import decide
 from ingest.ports import TroubleError
 
@@ -66,7 +66,7 @@ _WAITING_FOR_REASON = _WAITING.format(whose="reason")
 
 _TAKE_OUT = """
     delete from store.held where topic_no = $1 and partition = $2 and kafka_offset = any($3)
-    returning kafka_offset, device_no, digest, envelope_bytes"""
+    returning kafka_offset, device_no, digest, envelope_bytes, reason"""
 
 _HELD_AGAIN = """
     update store.held set release_no = $4 where topic_no = $1 and partition = $2 and kafka_offset = any($3)"""
@@ -166,12 +166,17 @@ class Review:
 
 
 class _View:
-    """A transaction in which some messages are not held any more, and no evidence that they gave counts again."""
+    """A transaction in which some messages are not held any more, and speak against nobody.
+
+    What they gave as evidence counted when they came; what looks like it now, after all that came since, is none. Only
+    what could not be read until now is heard for the first time.
+    """
 
     def __init__(self, batch: PostgresTransaction, devices: dict[int, Device], taken: Sequence[asyncpg.Record]) -> None:
         self._batch = batch
         self._devices = devices
-        self._contents = [(row["device_no"], row["digest"]) for row in taken]
+        self._heard = {(row["device_no"], row["digest"]) for row in taken if row["reason"] != Hold.SCHEMA_UNKNOWN}
+        self._unheard = {(row["device_no"], row["digest"]) for row in taken} - self._heard
         self.priors = batch.priors
         self.trips = batch.trips
         self.commit = batch.commit
@@ -182,7 +187,7 @@ class _View:
 
     async def known(self, blamed: Sequence[Verified]) -> AbstractSet[Content]:  # noqa: ARG002 (more is asked for)
         """See ingest.ports.Transaction."""
-        return await self._batch.known_contents(self._contents)
+        return self._heard | await self._batch.known_contents(list(self._unheard))
 
     async def shares(self, tenants: AbstractSet[int]) -> None:
         """See ingest.ports.Transaction: what waited is not too much at once, and is charged to nobody."""
