@@ -16,17 +16,19 @@ from ingest.adapters.multibuffer import UnavailableError
 from ingest.adapters.topics import TopicError
 from ingest.config import EngineChoice, LogLevel
 from ingest.core.device import Algorithm
+from ingest.core.signature import Engine
 from ingest.engines import open_engine
 from ingest.journal import open_journal
 from ingest.ports import TroubleError
 from loadtest.compare.cpu import CORES
+from loadtest.compare.ground import raised
 from loadtest.compare.product import WrongError
 from loadtest.compare.report import show
 from loadtest.compare.trial import Course, Row
 from loadtest.compare.trial import compare as compare_
 from loadtest.corpus import Order, cache_of
 from loadtest.costs.case import CASES
-from loadtest.costs.trial import Wish, measure
+from loadtest.costs.trial import Report, Wish, measure
 from loadtest.costs.trial import show as show_costs
 
 ROUNDS = 5
@@ -65,7 +67,7 @@ def compare(quick: bool, rounds: int, as_json: bool, cache: Path | None, state: 
     """Compare the product with what most people would write, and with what cannot be avoided."""
     courses = _quick(rounds) if quick else _full(rounds)
     try:
-        rows = uvloop.run(compare_(courses, cache_of(cache), state.resolve()))
+        rows = uvloop.run(_compare(courses, cache_of(cache), state.resolve()))
     except EXPECTED as error:
         raise click.ClickException(str(error)) from None
     show(rows, Console(stderr=as_json))
@@ -89,13 +91,24 @@ def costs(engine: str, as_json: bool, cache: Path | None, state: Path, **wish: o
     open_journal(LogLevel.WARNING)
     try:
         asked = msgspec.convert(wish, Wish)
-        report = uvloop.run(measure(asked, open_engine(EngineChoice(engine)), cache_of(cache), state.resolve()))
+        chosen = open_engine(EngineChoice(engine))
+        report = uvloop.run(_measure(asked, chosen, cache_of(cache), state.resolve()))
     except EXPECTED as error:
         raise click.ClickException(str(error)) from None
     show_costs(report, Console(stderr=as_json))
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     sys.exit(1 if report.dear else 0)
+
+
+async def _compare(courses: list[Course], cache: Path, state: Path) -> list[Row]:
+    async with raised(state) as servers:
+        return await compare_(servers, courses, cache)
+
+
+async def _measure(wish: Wish, engine: Engine, cache: Path, state: Path) -> Report:
+    async with raised(state) as servers:
+        return await measure(servers, wish, engine, cache)
 
 
 def _quick(rounds: int) -> list[Course]:

@@ -17,11 +17,12 @@ from ingest.adapters.postgres.registry import import_devices, read_lines
 from ingest.adapters.topics import make_topic, prepare_topic
 from loadtest.chaos.stage import Servers
 from loadtest.compare.cpu import Times, family, times
-from loadtest.corpus import Corpus
+from loadtest.corpus import Corpus, Order, provide
 
 PARTITIONS = 6
 BATCH_BYTES = 131_072  # of a producer's batch
 PATIENCE_S = 600.0
+TOLD_TIMES = 5
 ALERTS = "compare.alerts"
 
 
@@ -68,7 +69,6 @@ async def raised(state: Path) -> AsyncIterator[Servers]:
     embedded.erase(state, say)  # what a run that was killed has left
     try:
         await servers.up()
-        await make_topic(servers.kafka, ALERTS, 1)
         yield servers
     finally:
         await asyncio.to_thread(embedded.erase, state, say)
@@ -84,8 +84,22 @@ async def connected(database: str) -> AsyncIterator[Connection]:
         await connection.close()
 
 
+async def sign(order: Order, cache: Path) -> Corpus:
+    """Give the corpus, and say now and then how far it is if it has to be signed first."""
+    shown = 0
+
+    def tell(done: int, wanted: int) -> None:
+        nonlocal shown
+        if done * TOLD_TIMES // wanted > shown:
+            shown = done * TOLD_TIMES // wanted
+            say(f"signing {order}: {done:,} done")
+
+    return await asyncio.to_thread(provide, order, cache, tell)
+
+
 async def lay(servers: Servers, corpus: Corpus, template: str) -> Ground:
     """Fill a topic with the corpus."""
+    await make_topic(servers.kafka, ALERTS, 1)
     topic = f"compare.{corpus.order.digest()}"
     await prepare_topic(servers.kafka, topic, PARTITIONS)
     await fill(servers.kafka, topic, corpus)

@@ -60,7 +60,12 @@ class Done(msgspec.Struct, frozen=True):
 
     messages: int
     seconds: float  # from the first message in hand to the last commit
-    cpu_s: float
+    cpu_s: float  # its own
+
+    @property
+    def rate(self) -> float:
+        """Messages per second."""
+        return self.messages / self.seconds
 
 
 async def consume(wish: Wish) -> Done:

@@ -19,16 +19,15 @@ from loadtest.chaos.stage import Servers
 from loadtest.compare import bound, naive
 from loadtest.compare.bound import Parts
 from loadtest.compare.cpu import CORES
-from loadtest.compare.ground import Ground, connected, enrol, lay, raised
+from loadtest.compare.ground import Ground, connected, enrol, lay, sign
 from loadtest.compare.product import Cpu, Drained, WrongError, drain
-from loadtest.corpus import Corpus, Order, Progress, provide
+from loadtest.corpus import Corpus, Order
 
 ENGINES: Mapping[EngineChoice, Callable[[], Engine]] = {
     EngineChoice.PORTABLE: Portable,
     EngineChoice.MULTIBUFFER: Multibuffer,
 }
 NAIVE_S_MAX = 600.0
-TOLD_TIMES = 5
 
 Measured = TypeVar("Measured", Cpu, Parts)
 
@@ -45,7 +44,7 @@ class Course(msgspec.Struct, frozen=True):
 class Round(msgspec.Struct, frozen=True):
     """What one round gave."""
 
-    naive: float
+    naive: naive.Done
     drained: dict[EngineChoice, list[Drained]]  # by engine; for each number of processes
     parts: dict[EngineChoice, Parts]
 
@@ -66,22 +65,21 @@ class Row(msgspec.Struct, frozen=True):
     one_process: float | None = None  # the product's rate with one
     cpu_us: Cpu | None = None  # of the product, for each message
     parts_us: Parts | None = None
+    naive_us: float | None = None  # processor time of the naive consumer itself
     missing: str | None = None  # why there is no such engine here
 
 
-async def compare(courses: Sequence[Course], cache: Path, state: Path) -> list[Row]:
-    """Compare on servers of our own."""
-    corpora = [provide(course.order, cache, _signing(course.order)) for course in courses]
+async def compare(servers: Servers, courses: Sequence[Course], cache: Path) -> list[Row]:
+    """Compare on these servers, on which nothing else is going on."""
     engines, missing = _engines()
     rows: list[Row] = []
-    async with raised(state) as servers:
-        enrolled: dict[str, str] = {}
-        for course, corpus in zip(courses, corpora, strict=True):
-            ground = await _lay(servers, corpus, enrolled)
-            say(f"comparing with {course.order}")
-            rounds = [await _round(ground, course, engines, number) for number in range(course.rounds)]
-            rows += [_row(course, engine, rounds) for engine in engines]
-            rows += [_absent(course, engine, why, rounds) for engine, why in missing.items()]
+    enrolled: dict[str, str] = {}
+    for course in courses:
+        ground = await _lay(servers, await sign(course.order, cache), enrolled)
+        say(f"comparing with {course.order}")
+        rounds = [await _round(ground, course, engines, number) for number in range(course.rounds)]
+        rows += [_row(course, engine, rounds) for engine in engines]
+        rows += [absent(course, engine, why, rounds) for engine, why in missing.items()]
     return rows
 
 
@@ -122,12 +120,12 @@ async def _round(ground: Ground, course: Course, engines: Mapping[EngineChoice, 
     parts = {
         choice: Parts(fetched, bound.verify(engine, work.jobs), decoded, copied) for choice, engine in engines.items()
     }
-    _tell(course, number, slow, drained)
+    _tell(course, number, slow.rate, drained)
     return Round(slow, drained, parts)
 
 
-async def _naive(ground: Ground, course: Course, number: int) -> float:
-    """Let the naive consumer have the first messages; returns its rate."""
+async def _naive(ground: Ground, course: Course, number: int) -> naive.Done:
+    """Let the naive consumer have the first messages."""
     name = f"{ground.topic}.naive.{number}"
     database = await ground.servers.make_database(name)
     try:
@@ -147,7 +145,7 @@ async def _naive(ground: Ground, course: Course, number: int) -> float:
             stored = await connection.fetchval("select count(*) from reading")
         if stored != course.few * course.order.samples:
             raise WrongError(f"the naive consumer stored {stored:,} samples of {course.few:,} messages")
-        return done.messages / done.seconds
+        return done
     finally:
         await ground.servers.drop_database(name)
 
@@ -157,39 +155,28 @@ def _tell(course: Course, number: int, slow: float, drained: Mapping[EngineChoic
     say(f"round {number + 1} of {course.rounds}: naive {slow:,.0f}, {rates} messages/s")
 
 
-def _signing(order: Order) -> Progress:
-    """Say now and then how far signing is."""
-    shown = 0
-
-    def tell(done: int, wanted: int) -> None:
-        nonlocal shown
-        if done * TOLD_TIMES // wanted > shown:
-            shown = done * TOLD_TIMES // wanted
-            say(f"signing {order}: {done:,} done")
-
-    return tell
-
-
 def _row(course: Course, engine: EngineChoice, rounds: Sequence[Round]) -> Row:
     rates = [one.drained[engine][0].rate for one in rounds]
     bounds = [one.parts[engine].rate for one in rounds]
     last = [one.drained[engine][-1] for one in rounds]
     return Row(
         course.order.algorithm, engine, course.order.samples, course.order.devices,
-        naive=statistics.median(one.naive for one in rounds),
+        naive=statistics.median(one.naive.rate for one in rounds),
         product=statistics.median(rates),
         bound=statistics.median(bounds),
-        over_naive=statistics.median(rate / one.naive for rate, one in zip(rates, rounds, strict=True)),
+        over_naive=statistics.median(rate / one.naive.rate for rate, one in zip(rates, rounds, strict=True)),
         over_bound=statistics.median(rate / most for rate, most in zip(rates, bounds, strict=True)),
         processes=course.processes[0],
         one_process=statistics.median(one.rate for one in last) if course.processes[-1] == 1 else None,
         cpu_us=_median(Cpu, [one.drained[engine][0].cpu for one in rounds]),
         parts_us=_median(Parts, [one.parts[engine] for one in rounds]),
+        naive_us=statistics.median(one.naive.cpu_s * 1e6 / one.naive.messages for one in rounds),
     )  # fmt: skip
 
 
-def _absent(course: Course, engine: EngineChoice, why: str, rounds: Sequence[Round]) -> Row:
-    slow = statistics.median(one.naive for one in rounds)
+def absent(course: Course, engine: EngineChoice, why: str, rounds: Sequence[Round]) -> Row:
+    """Say that there is no such engine here, and why."""
+    slow = statistics.median(one.naive.rate for one in rounds)
     return Row(course.order.algorithm, engine, course.order.samples, course.order.devices, slow, missing=why)
 
 

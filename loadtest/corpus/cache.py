@@ -48,11 +48,12 @@ class Corpus:
         self._place: Final = place
         self.about: Final = _read_about(place)
         self.order: Final = self.about.order
-        with (place / "envelopes").open("rb") as file:
-            self._map: Final = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        ends = len(self._map) - OFFSET_BYTES * self.order.messages
-        self._ends: Final = memoryview(self._map)[max(0, ends) :].cast("Q") if ends >= 0 else memoryview(b"").cast("Q")
-        if not self._ends or self._ends[-1] != ends:
+        self._map: Final = _map(place / "envelopes")
+        end = len(self._map) - OFFSET_BYTES * self.order.messages
+        if end < 0:
+            raise UnfitError("the file is shorter than its offsets")
+        self._ends: Final = memoryview(self._map)[end:].cast("Q")
+        if self._ends[-1] != end:
             raise UnfitError("the file is not as long as it says")
 
     def __len__(self) -> int:
@@ -124,6 +125,14 @@ def _read_about(place: Path) -> About:
         return msgspec.json.decode((place / "about.json").read_bytes(), type=About)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnfitError(f"there is none: {type(error).__name__}") from error
+
+
+def _map(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # ValueError: it is empty
+        raise UnfitError(f"its envelopes cannot be read: {error}") from error
 
 
 def _make(order: Order, place: Path, progress: Progress) -> None:

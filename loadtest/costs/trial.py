@@ -11,10 +11,13 @@ from rich.table import Table
 from deploy.embedded.command import say
 from ingest.core.signature import Engine
 from ingest.core.verdict import Hold, Refusal, Verdict
-from loadtest.compare.ground import enrol, raised
-from loadtest.corpus import Content, Order, provide
+from loadtest.chaos.stage import Servers
+from loadtest.compare.ground import enrol, sign
+from loadtest.corpus import Content, Order
 from loadtest.costs.bench import Bench, Cost
 from loadtest.costs.case import ACCEPTED, CASES, Case
+
+TEMPLATE = "costs"
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -53,22 +56,19 @@ class Report(msgspec.Struct, frozen=True):
         ]
 
 
-async def measure(wish: Wish, engine: Engine, cache: Path, state: Path) -> Report:
-    """Measure on a server of our own."""
-    cases = [
-        case for case in CASES if case is ACCEPTED or not wish.reasons or (case.reason or case.verdict) in wish.reasons
-    ]
+async def measure(servers: Servers, wish: Wish, engine: Engine, cache: Path) -> Report:
+    """Measure on this server, on which nothing else is going on."""
+    cases = [one for one in CASES if one is ACCEPTED or not wish.reasons or (one.reason or one.verdict) in wish.reasons]
     contents = {content for case in cases for content in (case.content, case.first) if content}
-    corpora = {one: provide(_order(wish, one), cache, lambda _done, _of: None) for one in sorted(contents)}
-    async with raised(state) as servers:
-        say("enrolling the devices")
-        await enrol(servers, corpora[ACCEPTED.content], "costs")
-        bench = Bench(servers, "costs", corpora, engine, wish.batch)
-        found: dict[Case, list[Cost]] = {case: [] for case in cases}
-        for number in range(wish.rounds):
-            for case in cases:
-                found[case].append(await bench.measure(case))
-            say(f"round {number + 1} of {wish.rounds}")
+    corpora = {content: await sign(_order(wish, content), cache) for content in sorted(contents)}
+    say("enrolling the devices")
+    await enrol(servers, corpora[ACCEPTED.content], TEMPLATE)
+    bench = Bench(servers, TEMPLATE, corpora, engine, wish.batch)
+    found: dict[Case, list[Cost]] = {case: [] for case in cases}
+    for number in range(wish.rounds):
+        for case in cases:
+            found[case].append(await bench.measure(case))
+        say(f"round {number + 1} of {wish.rounds}")
     return Report(engine.name, [_row(case, costs) for case, costs in found.items()])
 
 
