@@ -18,6 +18,7 @@ from ingest.adapters.multibuffer import UnavailableError
 from ingest.adapters.postgres.migration import migrate
 from ingest.adapters.postgres.outbox import open_outbox
 from ingest.adapters.postgres.provenance import Provenance
+from ingest.adapters.postgres.revocation import watch_revocations
 from ingest.adapters.postgres.store import PostgresStore
 from ingest.adapters.topics import make_topic, prepare_topic
 from ingest.build import identify
@@ -149,6 +150,8 @@ async def consume(settings: Settings, index: int, parent: int | None, engine: En
             await stack.enter_async_context(http.serve(settings.http_host, port, metrics.render, find_faults))
         await stack.enter_async_context(tended.alongside(store.upkeep(), "upkeep"))
         await stack.enter_async_context(tended.alongside(feed(settings, metrics), "feed"))
+        watching = watch_revocations(settings.database, metrics)
+        await stack.enter_async_context(tended.alongside(watching, "revocations"))
         log = await before(told, stack.enter_async_context(open_log(settings)))
         if log is not None:
             log.join(assigned, tended.end, tended.fail)

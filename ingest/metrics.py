@@ -53,6 +53,17 @@ class Metrics:
         self._takeovers = Counter("weighbridge_takeovers", "Partitions taken over", ("partition",), registry=r)
         self._published = Counter("weighbridge_alerts_published", "Alerts published", ("kind",), registry=r)
         self._unpublished = Gauge("weighbridge_alerts_unpublished", "Alerts that wait to be published", registry=r)
+        self._revoking = Histogram(
+            "weighbridge_time_to_revoke_seconds", "Asked for to in force", buckets=SECONDS, registry=r
+        )
+        self._stored_after = Counter(
+            "weighbridge_stored_after_revocation", "Messages stored under a key after its revocation", registry=r
+        )
+        self._unchecked = Gauge(
+            "weighbridge_revocations_unchecked",
+            "Revocations of which nobody knows whether they are in force",
+            registry=r,
+        )
         self._oldest_s: float | None = None  # when the oldest of them was written, by our clock
         age = Gauge("weighbridge_alerts_unpublished_age_seconds", "Of the oldest of them", registry=r)
         age.set_function(lambda: 0.0 if self._oldest_s is None else self._clock() - self._oldest_s)
@@ -72,6 +83,15 @@ class Metrics:
         """Count alerts that this process has published."""
         for kind, number in kinds.items():
             self._published.labels(kind).inc(number)
+
+    def revoked(self, seconds: float, stored_after: int) -> None:
+        """Count a revocation that was checked: how long until nothing was stored any more, and what was after it."""
+        self._revoking.observe(seconds)
+        self._stored_after.inc(stored_after)
+
+    def unchecked(self, revocations: int) -> None:
+        """Take note of how many should have been checked by now."""
+        self._unchecked.set(revocations)
 
     def batch(self, outcome: Outcome, seconds: float, waiting: int) -> None:
         """Count a committed batch: the time it took, and how many records wait behind it."""

@@ -13,7 +13,6 @@ import click
 from ingest.adapters.postgres import lifecycle, registry
 from ingest.adapters.postgres.audit import Decision
 from ingest.adapters.postgres.connection import Connection
-from ingest.adapters.postgres.lifecycle import Revoked
 from ingest.adapters.postgres.registry import LIST_ROWS_MAX, Imported, list_devices, read_lines, show_device
 from ingest.commands.shell import (
     ask,
@@ -42,8 +41,9 @@ def devices() -> None:
 @devices.command("import")
 @config_option
 @click.argument("file", type=click.File(encoding="utf-8", errors="replace"))  # what it replaces, no line may have
+@click.option("--pending", is_flag=True, help="Their keys may not sign yet: until `activate`, or an enrolment.")
 @decision_options("enrolment")
-def import_(config: Path | None, file: TextIO, decision: Decision) -> None:
+def import_(config: Path | None, file: TextIO, decision: Decision, *, pending: bool) -> None:
     r"""Enrol the devices of FILE, one JSON object a line; all of them or none.
 
     \b
@@ -54,9 +54,9 @@ def import_(config: Path | None, file: TextIO, decision: Decision) -> None:
     public_key                      SubjectPublicKeyInfo, PEM
 
     A new kid is a further key of its device. A higher epoch closes the one before, and ends the keys that are not named
-    again with it.
+    again with it. A key that is pending comes into force when it is imported without --pending.
     """
-    run(enrol_lines(settings_of(config, "database"), file, decision))
+    run(enrol_lines(settings_of(config, "database"), file, decision, pending=pending))
 
 
 def enrol(lines: Iterable[str]) -> None:
@@ -64,9 +64,9 @@ def enrol(lines: Iterable[str]) -> None:
     run(enrol_lines(settings_of(None, "database"), lines, Decision("weighbridge", "a simulated fleet")))
 
 
-async def enrol_lines(settings: Settings, lines: Iterable[str], decision: Decision) -> int:
+async def enrol_lines(settings: Settings, lines: Iterable[str], decision: Decision, *, pending: bool = False) -> int:
     """Enrol all of them or none, and say what was done."""
-    entries = read_lines(lines)
+    entries = read_lines(lines, pending=pending)
     async with connected(settings) as connection:
         _tell(await registry.import_devices(connection, entries, decision))
     return 0
@@ -75,7 +75,8 @@ async def enrol_lines(settings: Settings, lines: Iterable[str], decision: Decisi
 def _tell(done: Imported) -> None:
     new = f"{done.devices_new} new devices, {done.keys_new} new keys, {done.epochs_raised} epochs raised"
     renewed = f", {done.keys_renewed} keys renewed" if done.keys_renewed else ""
-    click.echo(f"{done.lines} lines: {new}{renewed}")
+    activated = f", {done.keys_activated} keys activated" if done.keys_activated else ""
+    click.echo(f"{done.lines} lines: {new}{renewed}{activated}")
     if done.keys_shared:
         click.echo(f"warning: {done.keys_shared} public keys belong to several devices; each needs its own", err=True)
 
@@ -146,6 +147,28 @@ def enrol_(
     _act(config, work)
 
 
+def _kid(_context: click.Context, _parameter: click.Parameter, text: str | None) -> bytes | None:
+    try:
+        return None if text is None else bytes.fromhex(text)
+    except ValueError:
+        raise click.BadParameter("write a kid as hexadecimal digits") from None
+
+
+@devices.command("activate")
+@config_option
+@click.argument("device_id")
+@click.argument("kid", callback=_kid)
+@decision_options()
+def activate_(config: Path | None, device_id: str, kid: bytes, decision: Decision) -> None:
+    """Put the pending key KID (hexadecimal) of DEVICE_ID into force, on your word that the device has it."""
+
+    async def work(connection: Connection) -> None:
+        await lifecycle.activate(connection, device_id, kid, decision)
+        click.echo(f"key {kid.hex()} of {device_id} is active")
+
+    _act(config, work)
+
+
 @devices.command("rotate")
 @config_option
 @click.argument("device_id")
@@ -187,13 +210,6 @@ def replace_(config: Path | None, device_id: str, read: Reader, late: int, decis
     _act(config, work)
 
 
-def _kid(_context: click.Context, _parameter: click.Parameter, text: str | None) -> bytes | None:
-    try:
-        return None if text is None else bytes.fromhex(text)
-    except ValueError:
-        raise click.BadParameter("write a kid as hexadecimal digits") from None
-
-
 def instant(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
     """Read a time, as microseconds since 1970 UTC."""
     if text is None:
@@ -222,7 +238,9 @@ def revoke_(
     """
 
     async def work(connection: Connection) -> None:
-        _tell_revoked(await lifecycle.revoke(connection, device_id, kid, compromised_since, decision))
+        began = time.monotonic()
+        revoked = await lifecycle.revoke(connection, device_id, kid, compromised_since, decision)
+        _tell_revoked(revoked, time.monotonic() - began)
 
     _act(config, work)
 
@@ -235,14 +253,17 @@ def decommission_(config: Path | None, device_id: str, decision: Decision) -> No
     """Take DEVICE_ID out of service: its keys are revoked. It may be enrolled again, with a higher epoch."""
 
     async def work(connection: Connection) -> None:
-        _tell_revoked(await lifecycle.decommission(connection, device_id, decision))
+        began = time.monotonic()
+        revoked = await lifecycle.decommission(connection, device_id, decision)
+        _tell_revoked(revoked, time.monotonic() - began)
 
     _act(config, work)
 
 
-def _tell_revoked(revoked: Iterable[Revoked]) -> None:
-    for one in revoked:
-        click.echo(f"key {one.kid} is revoked; {one.stored_before} messages were stored under it, and no more will be")
+def _tell_revoked(kids: Iterable[str], seconds: float) -> None:
+    """Say it with how long it took from asking to the commit, the wait for locks included."""
+    for kid in kids:
+        click.echo(f"key {kid} is revoked, in force after {seconds * 1000:.0f} ms: nothing more is stored under it")
 
 
 @devices.command("transfer")
@@ -255,8 +276,9 @@ def transfer_(config: Path | None, vehicle_id: str, tenant: str, at: int | None,
     """Give VEHICLE_ID to another tenant. Each message belongs to who owned the vehicle when it was issued."""
 
     async def work(connection: Connection) -> None:
-        moved = await lifecycle.transfer(connection, vehicle_id, tenant, at, decision)
-        click.echo(f"{vehicle_id} belongs to {tenant}; {moved} messages that were stored since then went with it")
+        since_us = await lifecycle.transfer(connection, vehicle_id, tenant, at, decision)
+        since = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=since_us)
+        click.echo(f"{vehicle_id} belongs to {tenant}, and what was issued since {since.isoformat()} with it")
 
     _act(config, work)
 

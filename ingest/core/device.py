@@ -29,7 +29,7 @@ class KeyState(StrEnum):
 
     PENDING = "pending"  # enrolled, not yet in force
     ACTIVE = "active"
-    RETIRED = "retired"  # good up to seq_cutoff, for late data
+    RETIRED = "retired"  # good up to its cut-off, for late data
     REVOKED = "revoked"
 
 
@@ -53,7 +53,7 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     state: KeyState
     valid_from_ms: int
     valid_until_ms: int | None
-    seq_cutoff: int | None  # of a retired key: the highest number it may still sign
+    cutoff: tuple[int, int] | None  # of a retired key: epoch and number of the last message that it may sign
     epoch_from: int = 0  # the first epoch that it speaks for
     epoch_until: int | None = None  # the first after that which it does not speak for; None: open
 
@@ -67,14 +67,9 @@ class Sender(msgspec.Struct, frozen=True, gc=False):
 
     device_no: int
     vehicle_no: int
-    tenant_no: int
+    tenant_no: int  # whose the vehicle is now
     key_version: int  # rises with every change of the device's keys or standing
     keys: dict[bytes, Key]
-    transfers: tuple[tuple[int, int], ...] = ()  # before which instant (ms since 1970 UTC) which tenant had the vehicle
-
-    def owner_at(self, instant_ms: float) -> int:
-        """Name the tenant that the vehicle belonged to at that instant."""
-        return next((tenant_no for until_ms, tenant_no in self.transfers if instant_ms < until_ms), self.tenant_no)
 
 
 class KeyRing(msgspec.Struct, frozen=True):

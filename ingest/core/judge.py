@@ -288,7 +288,8 @@ def _off_since(off_since_ms: int | None, quality: TimeQuality, now_ms: int) -> i
 
 
 def _beyond(key: Key, envelope: Envelope) -> bool:
-    return key.seq_cutoff is None or envelope.seq > key.seq_cutoff
+    """Say whether a retired key may not sign this any more; of the epochs before its last, all that is not closed."""
+    return key.cutoff is None or (envelope.epoch, envelope.seq) > key.cutoff
 
 
 def owns_its_number(reason: Hold) -> bool:

@@ -11,11 +11,12 @@ pytestmark = pytest.mark.real
 
 CHANGES = {
     "keys of a device moved": "update store.device_state set key_version = key_version + 1 where device_no = 2",
-    "a key revoked": "update store.device_key set state = 'retired', seq_cutoff = 5 where device_no = 2",
+    "a key revoked": "update store.device_key set state = 'retired', seq_cutoff = 5, cutoff_epoch = 7 "
+    "where device_no = 2",
     "a key added": "insert into store.device_key (device_no, kid, algorithm, public_key) "
     "select 2, 'n', 'EdDSA', public_key from store.device_key where device_no = 2",
     "a key gone": "delete from store.device_key where device_no = 2",
-    "a vehicle sold": "update store.vehicle set transferred = true",
+    "a vehicle sold": "update store.vehicle set tenant_no = tenant_no",
     "the sale entered": "insert into store.vehicle_transfer values (2, now(), 1)",
     "a unit in another vehicle": "update store.device set vehicle_no = 1 where device_no = 2",
 }

@@ -108,6 +108,87 @@ def test_a_person_may_say_the_cut_off_instead_of_the_device(house: House, device
     assert key_states(house, device)["kid"] == ("retired", 15, 1, None)
 
 
+def test_a_cut_off_is_a_number_of_the_epoch_in_which_its_key_was_retired(house: House, device: Stranger) -> None:
+    house.enrol([device.registration(epoch=4)])
+    house.run("devices", "rotate", device.name, "--request", written(house, newer(device, epoch=4).request(7)), *WHY)
+    assert cutoff_of(house, device) == (4, 7)
+    house.enrol([newer(device, key_name="third", epoch=9).registration()])
+    assert cutoff_of(house, device) == (4, 7)
+
+
+def cutoff_of(house: House, device: Stranger) -> tuple[object, ...]:
+    query = "select cutoff_epoch, seq_cutoff from weighbridge.key where device_id = $1 and state = 'retired'"
+    (row,) = house.query(query, device.name)
+    return tuple(row)
+
+
+def test_a_key_is_known_before_it_is_in_force(house: House, device: Stranger) -> None:
+    lines = [newer(device).registration(), unit_in(device).registration()]
+    assert "1 new devices, 2 new keys" in imported(house, *lines)
+    assert "0 new devices, 0 new keys" in imported(house, *lines)
+    assert key_states(house, device) == {"kid": ("active", None, 1, None), "new": ("pending", None, 1, None)}
+    activate = ("devices", "activate", device.name)
+    before = version_of(house, device)
+    assert "is active" in house.run(*activate, newer(device).kid.hex(), *WHY).stdout
+    assert version_of(house, device) == before + 1
+    act = last_act(house)
+    states = [
+        act[when]["devices"][device.name]["keys"][newer(device).kid.hex()]["state"] for when in ("before", "after")
+    ]
+    assert (act["act"], act["reason"], states) == ("activate", "a test", ["pending", "active"])
+    assert "only a pending key" in refused(house, *activate, newer(device).kid.hex())
+    assert "has no key 00" in refused(house, *activate, "00")
+    assert "no device nobody" in refused(house, "devices", "activate", "nobody", "00")
+    house.run(*activate, "x", *WHY, status=2)
+
+
+@pytest.mark.parametrize("how", ["imported", "asked for", "rotated to"])
+def test_a_pending_key_comes_into_force_when_somebody_answers_for_it(house: House, device: Stranger, how: str) -> None:
+    second = newer(device)
+    imported(house, second.registration())
+    before = version_of(house, device)
+    if how == "imported":
+        assert "0 new keys, 0 epochs raised, 1 keys activated" in house.enrol([second.registration()]).stdout
+    elif how == "asked for":
+        assert "1 keys activated" in enrol(house, second)
+    else:
+        house.run("devices", "rotate", device.name, "--request", written(house, second.request(20)), *WHY)
+    first = ("retired", 20, 1, None) if how == "rotated to" else ("active", None, 1, None)
+    assert key_states(house, device) == {"kid": first, "new": ("active", None, 1, None)}
+    assert version_of(house, device) == before + 1
+    assert "0 new keys, 0 epochs raised\n" in imported(house, second.registration())
+    assert key_states(house, device)["new"][0] == "active"
+
+
+def test_a_pending_key_neither_raises_an_epoch_nor_outlives_one_nor_brings_a_unit_back(
+    house: House, device: Stranger
+) -> None:
+    second = newer(device)
+    said = imported(house, second.registration(epoch=2), status=1)
+    assert "a pending key cannot raise it to 2" in said
+    imported(house, second.registration())
+    house.enrol([device.registration(epoch=2)])
+    activate = ("devices", "activate", device.name, second.kid.hex())
+    assert "is of a closed epoch" in refused(house, *activate)
+    third = newer(device, key_name="third", epoch=2)
+    imported(house, third.registration())
+    house.run("devices", "replace", device.name, "--request", written(house, unit_in(device).request()), *WHY)
+    assert "was replaced by" in refused(house, "devices", "activate", device.name, third.kid.hex())
+    assert "was replaced by" in house.enrol([third.registration()], status=1).stderr
+    assert key_states(house, device)["third"][0] == "pending"
+
+
+def imported(house: House, *lines: dict[str, object], status: int = 0) -> str:
+    """Import keys as pending; returns what was said."""
+    path = written(house, "\n".join(map(json.dumps, lines)))
+    return house.run("devices", "import", "--pending", path, *WHY, status=status).output
+
+
+def version_of(house: House, device: Stranger) -> int:
+    ((version,),) = house.query("select key_version from weighbridge.device where device_id = $1", device.name)
+    return int(version)
+
+
 def test_a_rotation_that_makes_no_sense_is_refused(house: House, device: Stranger) -> None:
     rotate = ("devices", "rotate", device.name, "--request")
     other = newer(device, name=f"other-{device.name}")

@@ -37,7 +37,6 @@ MESSAGES = {
     "expires_at": ("coalesce(expires_at, now()) + interval '1 microsecond'", "expires_at: not what"),
     "device_no": ("device_no + 1", "device_no, key_no, vehicle_no: not what"),
     "vehicle_no": ("vehicle_no + 1", "vehicle_no"),
-    "tenant_no": ("tenant_no + 1", "tenant_no: not what"),
     "key_no": ("key_no + 1", "key_no: not what"),
     "cose_alg": ("cose_alg - 1", "cose_alg: not what"),
     "epoch": ("epoch + 1", "epoch: not what"),

@@ -31,7 +31,7 @@ class Say(msgspec.Struct, frozen=True):
     boot: str = "boot-001"
     late_s: float = 0.0  # by how much the device's clock is behind the broker's; negative when ahead
     key: KeyState = KeyState.ACTIVE
-    cutoff: int | None = None
+    cutoff: int | None = None  # of its key, in EPOCH
     readable: bool = True
     authentic: bool = True
     device_no: int = 1
@@ -51,7 +51,8 @@ def examined(say: Say, offset: int) -> Examined:
     )
     if not say.authentic:
         return Refused(envelope, Refusal.BAD_SIGNATURE, "it does not hold")
-    key = Key(say.device_no, b"k", Algorithm.ED25519, bytes(32), say.key, 0, None, say.cutoff)
+    cutoff = None if say.cutoff is None else (EPOCH, say.cutoff)
+    key = Key(say.device_no, b"k", Algorithm.ED25519, bytes(32), say.key, 0, None, cutoff)
     sender = Sender(say.device_no, say.device_no, say.tenant_no, say.key_version, {b"k": key})
     verified = Verified(envelope, sender, key, say.content.encode().ljust(32))
     if say.refused is not None:

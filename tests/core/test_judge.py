@@ -274,6 +274,15 @@ def test_a_retired_key_signs_up_to_its_cut_off(cutoff: int | None, seq: int, wor
     assert Court().weigh(Say(seq, key=KeyState.RETIRED, cutoff=cutoff)) == [word]
 
 
+def test_a_cut_off_says_nothing_of_the_epochs_before_which_end_where_they_were_closed() -> None:
+    court = Court(trusted(ledgers={EPOCH - 1: Ledger((1, 20, 40, 51), 0, 1, 50, 30)}))
+    retired = [Say(seq, epoch=EPOCH - 1, key=KeyState.RETIRED, cutoff=10) for seq in (5, 30, 51)]
+    court.known[1, EPOCH - 1, 5] = [Prior(b"a".ljust(32), b"boot-001", owner=True)]
+    assert court.weigh(*retired) == ["duplicate", "accepted", "epoch_closed"]
+    later = [Say(1, epoch=EPOCH + 1, key=KeyState.RETIRED, cutoff=10)]
+    assert court.weigh(*later, Say(11, key=KeyState.RETIRED, cutoff=10)) == ["epoch_unknown", "key_retired"]
+
+
 def test_a_device_that_is_not_trusted_has_nothing_accepted() -> None:
     court = Court(replace(trusted(), standing=Standing.QUARANTINED))
     assert court.weigh(Say(1), Say(1), Say(2)) == ["quarantined", "duplicate", "quarantined"]

@@ -158,7 +158,7 @@ def test_a_key_is_valid_from_its_first_millisecond_to_the_one_before_its_last(st
 
 
 def test_a_retired_key_verifies_whatever_its_number_since_that_is_for_the_judge() -> None:
-    ring = ring_with(msgspec.structs.replace(ED_KEY, state=KeyState.RETIRED, seq_cutoff=0))
+    ring = ring_with(msgspec.structs.replace(ED_KEY, state=KeyState.RETIRED, cutoff=(1, 0)))
     assert isinstance(verify_one(envelope(seq=99), ring), Verified)
 
 

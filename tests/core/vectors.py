@@ -61,8 +61,9 @@ class Vectors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         senders: dict[str, Sender] = {}
         for number, entry in enumerate(self.registry, 1):
             algorithm, public = admit(entry.alg, entry.public_key)
-            times = (entry.valid_from_ms, entry.valid_until_ms, entry.seq_cutoff)
-            key = Key(number, bytes.fromhex(entry.kid), algorithm, public, entry.state, *times)
+            cutoff = None if entry.seq_cutoff is None else (entry.epoch, entry.seq_cutoff)
+            times = (entry.valid_from_ms, entry.valid_until_ms)
+            key = Key(number, bytes.fromhex(entry.kid), algorithm, public, entry.state, *times, cutoff)
             sender = senders.setdefault(entry.device_id, Sender(len(senders) + 1, len(senders) + 1, 1, 1, {}))
             sender.keys[key.kid] = key
         foreign = (kid for name, sender in senders.items() if name != device_id for kid in sender.keys)

@@ -190,7 +190,7 @@ CASES = [
     Case("long ago", lambda d: [d.say(1, n6=time.time() - 31 * DAY_S), d.say(2, n6=-1e308), d.say(3, n6=0)],
          held(Hold.STALE) * 3),
     Case("a retired key", lambda d: [d.say(5), d.say(6)], [ACCEPTED, *held(Hold.KEY_RETIRED)],
-         sql=KEY.format("state = 'retired', seq_cutoff = 5")),
+         sql=KEY.format("state = 'retired', seq_cutoff = 5, cutoff_epoch = 1")),
     Case("a schema to come", lambda d: [d.say(1, b"\xc3\x01" + bytes(range(8)) + PAYLOAD[10:])],
          held(Hold.SCHEMA_UNKNOWN)),
 ]  # fmt: skip

@@ -146,7 +146,7 @@ def test_a_revoked_certificate_speaks_no_more_whatever_time_it_claims(house: Hou
     signed_before = under(device, kid, 3)
     assert house.weigh(under(device, kid, 1), under(device, kid, 2)) == [ACCEPTED] * 2
     said = house.run("devices", "revoke", device.name, "--kid", kid.hex(), *WHY).stdout
-    assert "2 messages were stored under it, and no more will be" in said
+    assert f"key {kid.hex()} is revoked" in said
     back_dated = under(device, kid, 4, n6=time.time() - 10 * DAY_S)
     assert house.weigh(signed_before, back_dated, under(device, kid, 5)) == [("refused", "key_revoked")] * 3
     assert alerts(house, device) == ["revoked_key_used"]
@@ -218,7 +218,7 @@ def test_a_drifting_clock_costs_no_message_its_place_and_a_wild_one_waits_for_a_
 def test_a_unit_that_is_enrolled_again_begins_anew_and_its_old_key_gets_nowhere(house: House) -> None:
     device = enrolled(house)
     assert house.weigh(device.say(1), device.say(2)) == [ACCEPTED] * 2
-    assert "is revoked; 2 messages" in house.run("devices", "decommission", device.name, *WHY).stdout
+    assert "is revoked" in house.run("devices", "decommission", device.name, *WHY).stdout
     assert house.weigh(device.say(3)) == [("refused", "key_revoked")]
     same_epoch = ("--request", device.renewed().ask(house.folder), "--tenant", "strangers")
     assert "give it a higher epoch" in house.run("devices", "enrol", *same_epoch, status=1).stderr

@@ -1,6 +1,8 @@
 """Who is speaking, over the years: each act of a person by its command, while devices go on sending what they have."""
 
 import asyncio
+import json
+import re
 import secrets
 import statistics
 import threading
@@ -15,6 +17,9 @@ from aiokafka import AIOKafkaProducer
 from msgspec.structs import replace
 
 from deploy import embedded
+from ingest.adapters.postgres.connection import connect
+from ingest.adapters.postgres.revocation import check
+from ingest.metrics import Metrics
 from tests.whole.device import Stranger, ed25519_key, p256_key
 from tests.whole.house import House, open_house
 
@@ -35,6 +40,9 @@ REVOKED_UNDER_LOAD = """
           from weighbridge.exception where reason = 'key_revoked' group by 1) e using (device_id)
     join weighbridge.batch b on e.first_refused >= b.from_offset and e.first_refused < b.to_offset
     where device_id = any($1)"""
+CHECKED = """
+    select stored_after, (extract(epoch from time_to_revoke) * 1000)::float8 as asked_ms
+    from weighbridge.revocation where device_id = any($1) and checked_at is not null"""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +90,7 @@ def test_after_a_revocation_nothing_is_stored_whatever_time_it_claims(house: Hou
     assert house.weigh(device.say(1), device.say(2)) == [ACCEPTED] * 2
     since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     said = house.run("devices", "revoke", device.name, "--compromised-since", since, *WHY).stdout
-    assert "2 messages were stored under it, and no more will be" in said
+    assert re.fullmatch(rf"key {device.kid.hex()} is revoked, in force after \d+ ms: nothing more .*\n", said)
     back_dated = device.say(3, n6=time.time() - 10 * 86_400)
     assert house.weigh(device.say(4), back_dated) == [KEY_REVOKED] * 2
     tainted = house.query("select seq from weighbridge.tainted where device_id = $1 order by seq", device.name)
@@ -112,6 +120,31 @@ def test_a_kept_old_key_can_neither_claim_the_new_epoch_nor_go_on_in_the_old_one
     ) == [ACCEPTED, KEY_NOT_VALID, EPOCH_CLOSED, ACCEPTED, KEY_NOT_VALID, KEY_NOT_VALID]
 
 
+def test_what_was_buffered_in_an_earlier_epoch_is_stored_after_a_rotation_in_a_later_one(
+    house: House, device: Stranger
+) -> None:
+    late = device.say(49)
+    assert house.weigh(device.say(50)) == [ACCEPTED]
+    house.enrol([device.registration(epoch=2)])
+    again = replace(device, epoch=2)
+    assert house.weigh(again.say(1)) == [ACCEPTED]
+    rotated = again.renewed()
+    house.run("devices", "rotate", device.name, "--request", rotated.ask(house.folder, last_seq=5), *WHY)
+    assert house.weigh(late, device.say(51), again.say(5), again.say(6), rotated.say(7)) == [
+        ACCEPTED, EPOCH_CLOSED, ACCEPTED, KEY_RETIRED, ACCEPTED,
+    ]  # fmt: skip
+
+
+def test_a_pending_key_signs_nothing_until_it_is_activated(house: House, device: Stranger) -> None:
+    second = device.renewed()
+    path = house.folder / f"{device.name}.jsonl"
+    path.write_text(json.dumps(second.registration()))
+    house.run("devices", "import", "--pending", path, *WHY)
+    assert house.weigh(device.say(1), second.say(2)) == [ACCEPTED, KEY_NOT_VALID]
+    house.run("devices", "activate", device.name, second.kid.hex(), *WHY)
+    assert house.weigh(second.say(2), second.say(3)) == [ACCEPTED] * 2
+
+
 def test_a_key_that_the_new_epoch_names_again_goes_on(house: House, device: Stranger) -> None:
     assert house.weigh(device.say(1)) == [ACCEPTED]
     house.enrol([device.registration(epoch=2)])
@@ -125,14 +158,14 @@ def test_a_message_belongs_to_who_owned_the_vehicle_when_it_was_recorded(house: 
     late = device.say(2, n6=before)
     assert house.weigh(device.say(1, n6=before), device.say(3, n6=since)) == [ACCEPTED] * 2
     # entered late: what was stored meanwhile, and received after it, goes with the vehicle
-    house.run("devices", "transfer", vehicle, "--to", "others", "--at", sold.isoformat(), *WHY)
+    said = house.run("devices", "transfer", vehicle, "--to", "others", "--at", sold.isoformat(), *WHY).stdout
+    assert f"issued since {sold.isoformat(timespec='milliseconds').removesuffix('+00:00')}" in said
     assert house.weigh(late, device.say(4), device.say(5, n6=time.time() + 3_600)) == [ACCEPTED] * 3
     rows = house.query("select seq, tenant from weighbridge.message where device_id = $1 order by seq", device.name)
     assert [tuple(row) for row in rows] == [
         (1, "strangers"), (2, "strangers"), (3, "others"), (4, "others"), (5, "others"),
     ]  # fmt: skip
-    back = house.run("devices", "transfer", vehicle, "--to", "strangers", *WHY).stdout
-    assert "0 messages" in back
+    house.run("devices", "transfer", vehicle, "--to", "strangers", *WHY)
     assert house.weigh(device.say(6), device.say(7, n6=since), device.say(8, n6=before)) == [ACCEPTED] * 3
     rows = house.query(
         "select tenant from weighbridge.message where device_id = $1 and seq > 4 order by seq", device.name
@@ -183,6 +216,18 @@ def test_while_a_fleet_sends_nothing_is_stored_after_a_revocation(house: House) 
     assert [row for row in rows if not 0 < row["stored_before"] == row["stored_now"]] == []
     assert [row for row in rows if row["last_stored"] >= row["first_refused"]] == []
     assert sum(row["stored_now"] + row["refused"] for row in rows) == sent
+    asyncio.run(check_all(house))
+    checked = house.query(CHECKED, [device.name for device in devices])
+    assert [row["stored_after"] for row in checked] == [0] * len(devices)
     delays_ms = sorted(row["delay_ms"] for row in rows)
     print(f"{sent} messages, 100 revocations: from a revocation to the commit of the first refusal "  # noqa: T201
-          f"{statistics.median(delays_ms):.0f} ms in the median, {delays_ms[-1]:.0f} ms at most")  # fmt: skip
+          f"{statistics.median(delays_ms):.0f} ms in the median, {delays_ms[-1]:.0f} ms at most; "
+          f"in force {max(row['asked_ms'] for row in checked):.0f} ms at most after it was asked for")  # fmt: skip
+
+
+async def check_all(house: House) -> None:
+    """Check the revocations that no worker has come to yet."""
+    connection = await connect(house.database, "test")
+    for _ in range(3):
+        await check(connection, Metrics("test", "none"), after_s=0)
+    await connection.close()

@@ -59,16 +59,16 @@ def _senders(found: Iterable[asyncpg.Record]) -> dict[str, Sender]:
     for row in found:
         sender = senders.get(row["device_id"])
         if sender is None:
-            transfers = tuple((at_ms, tenant_no) for at_ms, tenant_no in row["transfers"] or ())
-            sender = Sender(row["device_no"], row["vehicle_no"], row["tenant_no"], row["key_version"], {}, transfers)
+            sender = Sender(row["device_no"], row["vehicle_no"], row["tenant_no"], row["key_version"], {})
             senders[row["device_id"]] = sender
         sender.keys[row["kid"]] = _key(row)
     return senders
 
 
 def _key(row: asyncpg.Record) -> Key:
+    cutoff = None if row["seq_cutoff"] is None else (row["cutoff_epoch"], row["seq_cutoff"])
     return Key(
         row["key_no"], row["kid"], Algorithm(row["algorithm"]), row["public_key"], KeyState(row["state"]),
-        row["valid_from"] // 1000, row["valid_until"] // 1000, row["seq_cutoff"],
-        row["epoch_from"], row["epoch_until"],
+        row["valid_from"] // 1000, row["valid_until"] // 1000, cutoff, row["epoch_from"],
+        row["epoch_until"],
     )  # fmt: skip

@@ -40,8 +40,8 @@ _DESCRIBE = """
                 'keys', (
                     select jsonb_object_agg(encode(k.kid, 'hex'), jsonb_build_object(
                         'state', k.state, 'epoch_from', k.epoch_from, 'epoch_until', k.epoch_until,
-                        'seq_cutoff', k.seq_cutoff, 'revoked_at', k.revoked_at,
-                        'compromised_since', k.compromised_since, 'stored_before', k.stored_before))
+                        'seq_cutoff', k.seq_cutoff, 'cutoff_epoch', k.cutoff_epoch, 'revoked_at', k.revoked_at,
+                        'compromised_since', k.compromised_since))
                     from store.device_key k where k.device_no = d.device_no)
             ))) from store.device d join store.device_state s using (device_no) where d.vehicle_no = v.vehicle_no)
     )::text from store.vehicle v where v.vehicle_no = $1"""
@@ -53,8 +53,19 @@ _KNOWN_KEY = """
 _ADD_KEY = """
     insert into store.device_key (device_no, kid, algorithm, public_key, epoch_from) values ($1, $2, $3, $4, $5)"""
 
+# $3: only if it is this very key.
+_ACTIVATE = """
+    update store.device_key set state = 'active'
+    where device_no = $1 and kid = $2 and public_key = coalesce($3, public_key) and state = 'pending'
+    and epoch_until is null"""
+
+_STATE = "select state from store.device_key where device_no = $1 and kid = $2"
+
+_KIDS = "select encode(kid, 'hex') from store.device_key where device_no = $1 order by key_no"
+
 _RETIRE = """
-    update store.device_key set state = 'retired', seq_cutoff = $2 where device_no = $1 and state = 'active'"""
+    update store.device_key set state = 'retired', cutoff_epoch = $2, seq_cutoff = $3
+    where device_no = $1 and state = 'active'"""
 
 _ADD_DEVICE = """
     with added as (
@@ -66,22 +77,30 @@ _ADD_DEVICE = """
 
 _REPLACE = "update store.device set replaced_by = $2 where device_no = $1"
 
-# A statement of its own after the lock, so that it counts all that was committed before.
+# A statement of its own after the lock, so that it sees how far all that was committed before has come.
 _REVOKE = """
-    update store.device_key k set
-        state = 'revoked', revoked_at = clock_timestamp(), revoked_why = $3, compromised_since = $4,
-        stored_before = (
-            select count(*) from store.message m where m.device_no = k.device_no and m.key_no = k.key_no
-        )
-    where device_no = $1 and ($2::bytea is null or kid = $2) and state <> 'revoked'
-    returning encode(kid, 'hex') as kid, stored_before"""
+    with revoked as (
+        update store.device_key set
+            state = 'revoked', revoked_at = clock_timestamp(), revoked_why = $3, compromised_since = $4
+        where device_no = $1 and ($2::bytea is null or kid = $2) and state <> 'revoked' returning key_no, kid
+    ), noted as (
+        insert into store.revocation (key_no, topic_nos, partitions, next_offsets, relinks)
+        select r.key_no, p.topic_nos, p.partitions, p.next_offsets,
+               (select coalesce(max(relink_no) + 1, 0) from store.relink)
+        from revoked r cross join (
+            select coalesce(array_agg(topic_no), '{}') as topic_nos, coalesce(array_agg(partition), '{}') as partitions,
+                   coalesce(array_agg(next_offset), '{}') as next_offsets
+            from store.partition_lease
+        ) p
+    )
+    select encode(kid, 'hex') as kid from revoked order by key_no"""
 
 # What is learnt after a revocation: the time can only become an earlier one.
 _TAINT = """
     update store.device_key set compromised_since = $3
     where device_no = $1 and ($2::bytea is null or kid = $2) and state = 'revoked'
     and coalesce(compromised_since > $3, true)
-    returning encode(kid, 'hex') as kid, stored_before"""
+    returning encode(kid, 'hex') as kid"""
 
 _DECOMMISSION = "update store.device set decommissioned_at = clock_timestamp() where device_no = $1"
 
@@ -92,21 +111,12 @@ _INSTANT = """
 
 _TRANSFER = """
     with had as (
-        insert into store.vehicle_transfer (vehicle_no, at, tenant_no)
-        select vehicle_no, $2, tenant_no from store.vehicle where vehicle_no = $1
+        insert into store.vehicle_transfer (vehicle_no, since, at, tenant_no)
+        select vehicle_no, coalesce((select max(at) from store.vehicle_transfer where vehicle_no = $1), '-infinity'),
+               $2, tenant_no
+        from store.vehicle where vehicle_no = $1
     )
-    update store.vehicle set tenant_no = $3, transferred = true where vehicle_no = $1"""
-
-_MOVE_MESSAGES = """
-    update store.message set tenant_no = $3
-    where device_no = any($1) and issued_at >= $2 and received_at >= $2 and tenant_no <> $3"""
-
-
-class Revoked(msgspec.Struct, frozen=True):
-    """A key that was revoked, and how many messages under it were stored before."""
-
-    kid: str
-    stored_before: int
+    update store.vehicle set tenant_no = $3 where vehicle_no = $1"""
 
 
 class _Device(msgspec.Struct, frozen=True):
@@ -144,6 +154,14 @@ async def rotate(
         return last
 
 
+async def activate(connection: Connection, device_id: str, kid: bytes, decision: Decision) -> None:
+    """Put a pending key into force."""
+    async with acting(connection), _change(connection, "activate", device_id, decision) as device:
+        _check_in_service(device)
+        if await connection.execute(_ACTIVATE, device.device_no, kid, None) != "UPDATE 1":
+            raise UnfitActError(await _explain_not_pending(connection, device, kid))
+
+
 async def replace(connection: Connection, device_id: str, candidate: Candidate, late: int, decision: Decision) -> int:
     """Put another device into the vehicle; returns the last number that the keys of the old one may sign."""
     async with acting(connection), _change(connection, "replace", device_id, decision) as device:
@@ -162,10 +180,10 @@ async def replace(connection: Connection, device_id: str, candidate: Candidate, 
 
 async def revoke(
     connection: Connection, device_id: str, kid: bytes | None, compromised_since_us: int | None, decision: Decision
-) -> list[Revoked]:
+) -> list[str]:
     """Revoke a key, or all keys of a device: nothing more is stored under them, whatever time it claims.
 
-    Keys that are revoked already may become known as compromised, or as compromised earlier.
+    Returns which those are. Keys that are revoked already may become known as compromised, or as compromised earlier.
     """
     async with acting(connection), _change(connection, "revoke", device_id, decision) as device:
         if compromised_since_us is not None and compromised_since_us > await _now(connection):
@@ -173,13 +191,13 @@ async def revoke(
         revoked = await _revoke(connection, device, kid, decision.reason, compromised_since_us)
         if not revoked and compromised_since_us is not None:
             found = await connection.fetch(_TAINT, device.device_no, kid, compromised_since_us)
-            revoked = [Revoked(**row) for row in found]
+            revoked = [row["kid"] for row in found]
         if not revoked:
             raise UnfitActError(await _explain_unrevoked(connection, device, kid))
         return revoked
 
 
-async def decommission(connection: Connection, device_id: str, decision: Decision) -> list[Revoked]:
+async def decommission(connection: Connection, device_id: str, decision: Decision) -> list[str]:
     """Take a device out of service for good: what keys it still has are revoked."""
     async with acting(connection), _change(connection, "decommission", device_id, decision) as device:
         if device.decommissioned:
@@ -189,7 +207,7 @@ async def decommission(connection: Connection, device_id: str, decision: Decisio
 
 
 async def transfer(connection: Connection, vehicle_id: str, tenant: str, at_us: int | None, decision: Decision) -> int:
-    """Give a vehicle to another tenant, as from an instant; returns how many stored messages went with it."""
+    """Give a vehicle to another tenant; returns as from when, in microseconds since 1970 UTC."""
     async with acting(connection):
         found = await connection.fetchrow(
             "select vehicle_no, tenant_no from store.vehicle where vehicle_id = $1", vehicle_id
@@ -204,11 +222,10 @@ async def transfer(connection: Connection, vehicle_id: str, tenant: str, at_us: 
         before = await _describe(connection, vehicle_no)
         at = await _instant(connection, vehicle_no, at_us)
         await connection.execute(_TRANSFER, vehicle_no, at, to)
-        moved = int((await connection.execute(_MOVE_MESSAGES, devices, at, to)).rsplit(" ", 1)[1])
         await connection.execute(_MOVE, devices)
-        after = {**await _describe(connection, vehicle_no), "at_us": at, "messages_moved": moved}
+        after = {**await _describe(connection, vehicle_no), "at_us": at}
         await append(connection, decision, Act("transfer", vehicle_id, before, after))
-        return moved
+        return at
 
 
 @contextlib.asynccontextmanager
@@ -272,11 +289,14 @@ def _first(*values: int | None) -> int:
 
 
 async def _retire(connection: Connection, device: _Device, last: int) -> None:
-    await connection.execute(_RETIRE, device.device_no, last)
+    await connection.execute(_RETIRE, device.device_no, device.epoch, last)
 
 
 async def _add_key(connection: Connection, device_no: int, candidate: Candidate) -> None:
+    """Give a device a new key, or put the one into force that it was to have."""
     one = candidate
+    if await connection.execute(_ACTIVATE, device_no, one.kid, one.public) == "UPDATE 1":
+        return
     known = await connection.fetchrow(_KNOWN_KEY, one.public)
     if known is not None:
         raise UnfitActError(
@@ -291,20 +311,27 @@ async def _add_key(connection: Connection, device_no: int, candidate: Candidate)
 
 async def _revoke(
     connection: Connection, device: _Device, kid: bytes | None, why: str, compromised_since_us: int | None
-) -> list[Revoked]:
+) -> list[str]:
     found = await connection.fetch(_REVOKE, device.device_no, kid, why, compromised_since_us)
-    return [Revoked(**row) for row in found]
+    return [row["kid"] for row in found]
 
 
 async def _explain_unrevoked(connection: Connection, device: _Device, kid: bytes | None) -> str:
-    found = await connection.fetch(
-        "select encode(kid, 'hex') from store.device_key where device_no = $1 order by key_no", device.device_no
-    )
-    kids = [row[0] for row in found]
-    if kid is not None and kid.hex() not in kids:
-        return f"device {device.device_id} has no key {kid.hex()}; it has {', '.join(kids)}"
-    what = f"every key of device {device.device_id}" if kid is None else f"key {kid.hex()}"
-    return f"{what} is revoked already"
+    if kid is None:
+        return f"every key of device {device.device_id} is revoked already"
+    return await _explain_unknown(connection, device, kid) or f"key {kid.hex()} is revoked already"
+
+
+async def _explain_not_pending(connection: Connection, device: _Device, kid: bytes) -> str:
+    state = await connection.fetchval(_STATE, device.device_no, kid)
+    ended = f"key {kid.hex()} is of a closed epoch; {device.device_id} is at {device.epoch}"
+    not_pending = f"key {kid.hex()} is {state}; only a pending key can be put into force"
+    return await _explain_unknown(connection, device, kid) or (ended if state == "pending" else not_pending)
+
+
+async def _explain_unknown(connection: Connection, device: _Device, kid: bytes) -> str | None:
+    kids = [row[0] for row in await connection.fetch(_KIDS, device.device_no)]
+    return None if kid.hex() in kids else f"device {device.device_id} has no key {kid.hex()}; it has {', '.join(kids)}"
 
 
 async def _now(connection: Connection) -> int:

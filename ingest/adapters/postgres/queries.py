@@ -124,11 +124,7 @@ REGISTRY_VERSION = "select version from store.registry"
 SENDERS = """
     select d.device_id, d.device_no, d.vehicle_no, v.tenant_no, s.key_version,
            k.key_no, k.kid, k.algorithm, k.public_key, k.state, k.valid_from, k.valid_until, k.seq_cutoff,
-           k.epoch_from, k.epoch_until,
-           case when v.transferred then (
-               select array_agg(array[extract(epoch from t.at) * 1000, t.tenant_no]::bigint[] order by t.at)
-               from store.vehicle_transfer t where t.vehicle_no = v.vehicle_no
-           ) end as transfers
+           k.cutoff_epoch, k.epoch_from, k.epoch_until
     from store.device d
     join store.device_state s using (device_no)
     join store.vehicle v using (vehicle_no)

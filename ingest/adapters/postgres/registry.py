@@ -42,6 +42,7 @@ class Entry(msgspec.Struct, frozen=True):
     public: bytes
     valid_from_us: int | None = None  # since 1970 UTC; None: without bounds
     valid_until_us: int | None = None
+    pending: bool = False  # it is known, and may not sign yet
 
 
 class ImportProblemsError(Exception):
@@ -62,15 +63,16 @@ class Imported(msgspec.Struct, frozen=True):
     epochs_raised: int
     keys_shared: int  # public keys that more than one device has: each device should have its own
     keys_renewed: int = 0  # whose certificate was prolonged
+    keys_activated: int = 0  # that had been pending
 
 
-def read_lines(lines: Iterable[str]) -> list[Entry]:
+def read_lines(lines: Iterable[str], *, pending: bool = False) -> list[Entry]:
     """Check every line; raises ImportProblemsError with all the problems at once."""
     entries, problems = [], []
     for line_no, line in enumerate(lines, 1):
         if line.strip():
             try:
-                entries.append(_entry(line))
+                entries.append(_entry(line, pending=pending))
             except (msgspec.DecodeError, EnrolmentError, UnicodeEncodeError) as error:
                 problems.append(f"line {line_no}: {error}")
     if problems:
@@ -78,18 +80,19 @@ def read_lines(lines: Iterable[str]) -> list[Entry]:
     return entries
 
 
-def _entry(line: str) -> Entry:
+def _entry(line: str, *, pending: bool) -> Entry:
     read = msgspec.json.decode(line, type=Line)
     kid = check_identity(read.device_id, read.vehicle_id, read.epoch, read.kid)
     check_name("tenant", read.tenant)
     algorithm, public = admit(read.alg, read.public_key)
-    return Entry(read.device_id, read.tenant, read.vehicle_id, read.epoch, kid, algorithm, public)
+    return Entry(read.device_id, read.tenant, read.vehicle_id, read.epoch, kid, algorithm, public, pending=pending)
 
 
 _STAGE = """
     create temporary table entry (
         line integer, device_id text, tenant text, vehicle_id text, epoch bigint,
-        kid bytea, algorithm text, public_key bytea, valid_from timestamptz, valid_until timestamptz
+        kid bytea, algorithm text, public_key bytea, valid_from timestamptz, valid_until timestamptz,
+        pending boolean
     ) on commit drop"""
 
 _CONFLICTS = """
@@ -125,6 +128,11 @@ _CONFLICTS = """
     join store.device_key k using (device_no, kid)
     where s.epoch < e.epoch and k.state in ('retired', 'revoked') or k.epoch_until <= e.epoch
     union
+    select format('device %s is at epoch %s; a pending key cannot raise it to %s, or nobody could speak for it',
+                  d.device_id, s.epoch, e.epoch)
+    from entry e join store.device d using (device_id) join store.device_state s using (device_no)
+    where e.pending and e.epoch > s.epoch
+    union
     select format('device %s: key %s was revoked as key %s of device %s; make a new pair',
                   e.device_id, encode(e.kid, 'hex'), encode(k.kid, 'hex'), d.device_id)
     from entry e join store.device_key k using (public_key) join store.device d using (device_no)
@@ -136,7 +144,7 @@ _CONFLICTS = """
     from entry e join store.device d using (device_id) join store.device_state s using (device_no)
     left join store.device r on r.device_no = d.replaced_by
     left join store.device_key k on k.device_no = d.device_no and k.kid = e.kid
-    where (k.kid is null or e.epoch > s.epoch)
+    where (k.kid is null or e.epoch > s.epoch or k.state = 'pending' and not e.pending)
     and (d.replaced_by is not null or d.decommissioned_at is not null and e.epoch = s.epoch)
     order by 1"""
 
@@ -189,11 +197,18 @@ _STATES = """
     on conflict do nothing"""
 
 _KEYS = """
-    insert into store.device_key (device_no, kid, algorithm, public_key, epoch_from, valid_from, valid_until)
-    select distinct on (d.device_no, e.kid) d.device_no, e.kid, e.algorithm, e.public_key, e.epoch,
+    insert into store.device_key (device_no, kid, algorithm, public_key, state, epoch_from, valid_from, valid_until)
+    select distinct on (d.device_no, e.kid) d.device_no, e.kid, e.algorithm, e.public_key,
+           case when e.pending then 'pending' else 'active' end, e.epoch,
            coalesce(e.valid_from, '-infinity'), coalesce(e.valid_until, 'infinity')
     from entry e join store.device d using (device_id) order by d.device_no, e.kid
     on conflict do nothing returning device_no"""
+
+_ACTIVATE = """
+    update store.device_key k set state = 'active'
+    from entry e join store.device d using (device_id)
+    where k.device_no = d.device_no and k.kid = e.kid and k.state = 'pending' and not e.pending
+    returning k.device_no"""
 
 _RENEW = """
     update store.device_key k set valid_until = e.valid_until
@@ -213,7 +228,8 @@ _SHARED = """
 async def import_devices(connection: Connection, entries: Sequence[Entry], decision: Decision = BY_PROGRAM) -> Imported:
     """Enrol all entries or none; what is enrolled already, unchanged, is left as it is.
 
-    A new kid adds a key; a higher epoch closes the one before, and ends the keys that it does not name again.
+    A new kid adds a key, a pending one that is not to be pending any more comes into force; a higher epoch closes the
+    one before, and ends the keys that it does not name again.
     Raises ImportProblemsError.
     """
     async with acting(connection):
@@ -228,10 +244,11 @@ async def import_devices(connection: Connection, entries: Sequence[Entry], decis
         raised = await _raise_epochs(connection)
         await connection.execute(_STATES)
         added = await connection.fetch(_KEYS)
+        activated = await connection.fetch(_ACTIVATE)
         renewed = await connection.fetch(_RENEW)
-        await connection.execute(_MOVE, list({row["device_no"] for row in (*raised, *added, *renewed)}))
+        await connection.execute(_MOVE, list({row["device_no"] for row in (*raised, *added, *activated, *renewed)}))
         shared = await connection.fetchval(_SHARED)
-        done = Imported(len(entries), devices_new, len(added), len(raised), shared, len(renewed))
+        done = Imported(len(entries), devices_new, len(added), len(raised), shared, len(renewed), len(activated))
         await append(connection, decision, _act(entries, done, sorted(row["device_id"] for row in raised)))
     return done
 
@@ -240,7 +257,7 @@ async def _stage(connection: Connection, entries: Sequence[Entry]) -> None:
     await connection.execute(_STAGE)
     records = [
         (line, e.device_id, e.tenant, e.vehicle_id, e.epoch, e.kid, e.algorithm.value, e.public, e.valid_from_us,
-         e.valid_until_us)
+         e.valid_until_us, e.pending)
         for line, e in enumerate(entries)
     ]  # fmt: skip
     await connection.copy_records_to_table("entry", records=records)
@@ -312,7 +329,7 @@ async def show_device(connection: Connection, device_id: str) -> dict[str, Any] 
         return None
     keys = await connection.fetch(
         "select encode(kid, 'hex') as kid, algorithm, state, epoch_from, epoch_until, valid_from::text, "
-        "valid_until::text, seq_cutoff, revoked_at::text, revoked_why, compromised_since::text, "
+        "valid_until::text, cutoff_epoch, seq_cutoff, revoked_at::text, revoked_why, compromised_since::text, "
         "encode(public_key, 'hex') as public_key "
         "from store.device_key join store.device using (device_no) where device_id = $1 order by key_no",
         device_id,

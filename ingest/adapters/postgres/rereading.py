@@ -32,17 +32,12 @@ _MESSAGE_DAYS = """
     from pg_inherits i join pg_class c on c.oid = i.inhrelid
     where i.inhparent = 'store.message'::regclass and c.relname ~ '_[0-9]{8}$' order by 1"""
 
-# With what the registry makes of the same words: the message's device and key by their names, its owner by its times.
+# With what the registry makes of the same words: the message's device and key by their names.
 _MESSAGES = """
-    select m.*, t.topic, t.incarnation, d.device_id, d.vehicle_no as device_vehicle, k.kid,
-           coalesce(case when v.transferred then (
-               select f.tenant_no from store.vehicle_transfer f
-               where f.vehicle_no = m.vehicle_no and (m.issued_at < f.at or m.received_at < f.at) order by f.at limit 1
-           ) end, v.tenant_no) as owner
+    select m.*, t.topic, t.incarnation, d.device_id, d.vehicle_no as device_vehicle, k.kid
     from store.message m
     left join store.topic t using (topic_no)
     left join store.device d using (device_no)
-    left join store.vehicle v on v.vehicle_no = m.vehicle_no
     left join store.device_key k on k.key_no = m.key_no and k.device_no = m.device_no
     where m.issued_at >= $1 and m.issued_at < $2 order by m.device_no, m.epoch, m.seq, m.issued_at"""
 
@@ -169,7 +164,6 @@ def _changed(row: asyncpg.Record, said: Envelope, samples: Sequence[Sample] | No
         ("device_no", row["device_id"], said.device_id),
         ("key_no", row["kid"], said.kid),
         ("vehicle_no", row["vehicle_no"], row["device_vehicle"]),
-        ("tenant_no", row["tenant_no"], row["owner"]),
         ("issued_at", row["issued_at"], microseconds(said.issued_at_s)),
         ("expires_at", row["expires_at"], None if expires_at_s is None else microseconds(expires_at_s)),
         ("cose_alg", row["cose_alg"], said.alg),

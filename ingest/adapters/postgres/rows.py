@@ -20,7 +20,7 @@ CALENDAR_S_MAX = 253_402_300_799.0  # 9999-12-31 23:59:59 UTC
 
 MESSAGE = (
     "topic_no", "partition", "kafka_offset", "received_at", "issued_at", "expires_at", "time_quality", "device_no",
-    "vehicle_no", "tenant_no", "key_no", "cose_alg", "epoch", "seq", "boot", "software", "configuration", "schema",
+    "vehicle_no", "key_no", "cose_alg", "epoch", "seq", "boot", "software", "configuration", "schema",
     "samples", "digest", "traceparent", "judged_by", "envelope",
 )  # fmt: skip
 HELD = (
@@ -62,11 +62,10 @@ def _message(one: Accepted, topic_no: int, judged_by: int) -> Row:
     envelope, sender = verified.envelope, verified.sender
     record = envelope.record
     expires_at_s = envelope.expires_at_s
-    owner = sender.owner_at(min(envelope.issued_at_s * 1000, record.received_at_ms))
     return (
         topic_no, record.partition, record.offset, record.received_at_ms * 1000, microseconds(envelope.issued_at_s),
         None if expires_at_s is None else microseconds(expires_at_s), one.quality.value, sender.device_no,
-        sender.vehicle_no, owner, verified.key.key_no, envelope.alg, envelope.epoch, envelope.seq,
+        sender.vehicle_no, verified.key.key_no, envelope.alg, envelope.epoch, envelope.seq,
         envelope.boot, envelope.software, envelope.configuration, signed(reading.schema),
         len(reading.samples), verified.digest, record.traceparent, judged_by, record.value,
     )  # fmt: skip
