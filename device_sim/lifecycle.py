@@ -91,7 +91,7 @@ class Life(msgspec.Struct):
     former: Vehicle  # the unit, or this one with the papers that it had, before the last deed
     buffered: list[Draft]
     asked: Ask | None = None
-    told: bool = True  # the vehicle has spoken since the last deed
+    news: Deed | None = None  # what was done since the vehicle spoke
     deeds: int = 0
     calm: int = 0
     sent: int = 0
@@ -111,11 +111,11 @@ class Lives:
         """Give what the vehicle says in its turn: decided at once, whatever is done before the last of it is sent."""
         life = self._lives.get(turn.vehicle.number) or self._begin(turn.vehicle, part)
         turn = replace(turn, vehicle=life.unit)
-        sends = list(_ordinary(turn, life) if life.told else _AFTER[_done_last(life)](turn, life))
+        sends = list(_ordinary(turn, life) if life.news is None else _AFTER[life.news](turn, life))
         life.sent += len(sends)
-        if life.told:
+        if life.news is None:
             self._rest(life)
-        life.told = True
+        life.news = None
         return iter(sends)
 
     def _begin(self, vehicle: Vehicle, part: Part) -> Life:
@@ -140,7 +140,7 @@ class Lives:
         """Tell the vehicle what was done, and which is the last number that its old keys may sign."""
         life = self._lives[ask.number]
         assert life.asked == ask, "one deed at a time"
-        life.asked, life.told, life.calm, life.deeds = None, False, 0, ask.ordinal
+        life.asked, life.news, life.calm, life.deeds = None, ask.deed, 0, ask.ordinal
         life.tenant = ask.tenant
         life.last_seq = life.last_seq if last_seq is None else last_seq
         life.out = ask.deed in (Deed.REVOKE, Deed.DECOMMISSION)
@@ -188,13 +188,6 @@ def _ask(life: Life, identity: Identity) -> Ask:
         settled=life.part in (Part.DECOMMISSION, Part.REENROLMENT) and not life.out,
         sent=life.sent,
     )
-
-
-def _done_last(life: Life) -> Deed:
-    """Name the last deed."""
-    if life.out or life.part is Part.REENROLMENT:
-        return _DEEDS[life.part]
-    return Deed.ENROL if life.part in (Part.REVOCATION, Part.DECOMMISSION) else _DEEDS[life.part]
 
 
 def _ordinary(turn: Turn, life: Life) -> Iterator[Send]:
