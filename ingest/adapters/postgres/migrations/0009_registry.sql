@@ -13,8 +13,6 @@ begin
     return null;
 end $$;
 
-create trigger registry_moved after insert or delete or truncate or update on store.vehicle_transfer
-    for each statement execute function store.registry_moved();
 create trigger registry_moved after delete or truncate or update on store.vehicle
     for each statement execute function store.registry_moved();
 create trigger registry_moved after delete or truncate or update of device_id, vehicle_no on store.device
@@ -22,5 +20,6 @@ create trigger registry_moved after delete or truncate or update of device_id, v
 create trigger registry_moved after delete or truncate or update of key_version on store.device_state
     for each statement execute function store.registry_moved();
 create trigger registry_moved after insert or delete or truncate or update of
-    device_no, kid, algorithm, public_key, state, valid_from, valid_until, seq_cutoff, epoch_from, epoch_until on store.device_key
+    device_no, kid, algorithm, public_key, state, valid_from, valid_until, seq_cutoff, cutoff_epoch, epoch_from,
+    epoch_until on store.device_key
     for each statement execute function store.registry_moved();
