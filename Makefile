@@ -4,6 +4,9 @@ PYTHON ?=
 export PYTHON
 BIN := .venv/bin
 
+# An environment that forbids it would have every process of every test compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test fuzz duel simulate check lock clean
 
 setup:
