@@ -30,11 +30,13 @@ from loadtest.corpus import Order, cache_of
 from loadtest.costs.case import CASES
 from loadtest.costs.trial import Report, Wish, measure
 from loadtest.costs.trial import show as show_costs
+from loadtest.rig.command import scenario_command
+from loadtest.rig.scenario import SCENARIOS
 
 ROUNDS = 5
 MESSAGES = {1: 100_000, 10: 20_000, 50: 6_000}  # by samples in each: some seconds of the fastest
 FEW = {1: 10_000, 10: 3_000, 50: 1_000}  # some seconds of the slowest
-QUICK_MESSAGES, QUICK_FEW = 30_000, 5_000
+QUICK_MESSAGES, QUICK_FEW = 20_000, 4_000
 FLEETS = (5_000, 100_000)  # of the second, each message that is compared comes from another device
 
 REASONS = [str(case.reason or case.verdict) for case in CASES]
@@ -99,6 +101,10 @@ def costs(engine: str, as_json: bool, cache: Path | None, state: Path, **wish: o
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     sys.exit(1 if report.dear else 0)
+
+
+for _name in SCENARIOS:
+    loadtest.command(_name)(json_option(cache_option(state_option(scenario_command(_name, EXPECTED)))))
 
 
 async def _compare(courses: list[Course], cache: Path, state: Path) -> list[Row]:

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 from aiokafka import AIOKafkaProducer
@@ -13,7 +14,7 @@ from deploy import embedded
 from deploy.embedded.command import say
 from ingest.adapters.postgres.connection import Connection, connect
 from ingest.adapters.postgres.migration import migrate
-from ingest.adapters.postgres.registry import import_devices, read_lines
+from ingest.adapters.postgres.registry import Entry, import_devices, read_lines
 from ingest.adapters.topics import make_topic, prepare_topic
 from loadtest.chaos.stage import Servers
 from loadtest.compare.cpu import Times, family, times
@@ -33,6 +34,7 @@ class Ground(msgspec.Struct, frozen=True):
     corpus: Corpus
     topic: str
     template: str
+    settings: Mapping[str, str] = MappingProxyType({})  # of the workers, by the names of their variables
 
     @contextlib.asynccontextmanager
     async def database(self, name: str) -> AsyncIterator[str]:
@@ -52,6 +54,7 @@ class Ground(msgspec.Struct, frozen=True):
             "WEIGHBRIDGE_TOPIC": self.topic,
             "WEIGHBRIDGE_ALERTS_TOPIC": ALERTS,
             "WEIGHBRIDGE_GROUP": group,
+            **self.settings,
         }
 
     def server_times(self) -> tuple[Times, Times]:
@@ -102,17 +105,22 @@ async def lay(servers: Servers, corpus: Corpus, template: str) -> Ground:
     await make_topic(servers.kafka, ALERTS, 1)
     topic = f"compare.{corpus.order.digest()}"
     await prepare_topic(servers.kafka, topic, PARTITIONS)
-    await fill(servers.kafka, topic, corpus)
+    await fill(servers.kafka, topic, corpus, len(corpus))
     return Ground(servers, corpus, topic, template)
 
 
 async def enrol(servers: Servers, corpus: Corpus, template: str) -> None:
     """Make a database with the tables and the fleet in it, to be copied."""
+    with corpus.registrations.open(encoding="utf-8") as lines:
+        await enrol_entries(servers, read_lines(lines), template)
+
+
+async def enrol_entries(servers: Servers, entries: list[Entry], template: str) -> None:
+    """Make a database with the tables and these devices in it, to be copied."""
     database = await servers.make_database(template)
     await migrate(database)
     async with connected(database) as connection:
-        with corpus.registrations.open(encoding="utf-8") as lines:
-            await import_devices(connection, read_lines(lines))
+        await import_devices(connection, entries)
         await connection.execute("vacuum analyze", timeout=PATIENCE_S)
 
 
@@ -122,27 +130,43 @@ async def copy_database(servers: Servers, name: str, template: str) -> None:
         await server.execute(f'create database "{name}" template "{template}"', timeout=PATIENCE_S)
 
 
-async def fill(kafka: str, topic: str, corpus: Corpus) -> None:
-    """Produce the corpus, batch by batch, each device to its own partition."""
+async def lay_first(ground: Ground, messages: int) -> str:
+    """Fill another topic with the first messages of the corpus; returns its name."""
+    topic = f"{ground.topic}.{messages}"
+    await prepare_topic(ground.servers.kafka, topic, PARTITIONS)
+    await fill(ground.servers.kafka, topic, ground.corpus, messages)
+    return topic
+
+
+async def fill(kafka: str, topic: str, corpus: Corpus, messages: int) -> None:
+    """Produce the first messages of the corpus, batch by batch, each device to its own partition."""
     producer = AIOKafkaProducer(bootstrap_servers=kafka, acks="all", max_batch_size=BATCH_BYTES, linger_ms=0)
     await producer.start()
     try:
-        await asyncio.gather(*(_fill_partition(producer, topic, corpus, number) for number in range(PARTITIONS)))
+        for partition in range(PARTITIONS):
+            await _fill_partition(producer, topic, partition, _values(corpus, partition, messages))
     finally:
         await producer.stop()
 
 
-async def _fill_partition(producer: AIOKafkaProducer, topic: str, corpus: Corpus, partition: int) -> None:
-    ids = corpus.device_ids()
-    batch, acknowledged = producer.create_batch(), []
-    for index in range(len(corpus)):
+def _values(corpus: Corpus, partition: int, messages: int) -> Iterator[tuple[bytes, bytes]]:
+    """Give keys and values of those of the first messages that go to this partition."""
+    ids = [device_id.encode() for device_id in corpus.device_ids()]
+    for index in range(messages):
         number = corpus.number(index)
-        if number % PARTITIONS != partition:
-            continue
-        key, value = ids[number].encode(), corpus[index]
+        if number % PARTITIONS == partition:
+            yield ids[number], corpus[index]
+
+
+async def _fill_partition(
+    producer: AIOKafkaProducer, topic: str, partition: int, values: Iterable[tuple[bytes, bytes]]
+) -> None:
+    batch, acknowledged = producer.create_batch(), []
+    for key, value in values:
         if batch.append(key=key, value=value, timestamp=None) is None:
             acknowledged.append(await producer.send_batch(batch, topic, partition=partition))
             batch = producer.create_batch()
             assert batch.append(key=key, value=value, timestamp=None) is not None, "an empty batch has room"
-    acknowledged.append(await producer.send_batch(batch, topic, partition=partition))
+    if batch.record_count():
+        acknowledged.append(await producer.send_batch(batch, topic, partition=partition))
     await asyncio.gather(*acknowledged)

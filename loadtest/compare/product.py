@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -58,31 +59,47 @@ class WrongError(Exception):
 
 async def drain(ground: Ground, database: str, processes: int, engine: str) -> Drained:
     """Let workers take the whole backlog. Raises WrongError unless every message is accepted."""
-    group = database.rpartition("/")[2]
-    journal = ground.servers.state / f"{group}.jsonl"
+    journal = journal_of(ground, database)
     async with connected(database) as connection:
-        async with connected(database) as gate, _keeping_open(ground.servers.kafka, ground.topic, group) as leave:
-            barred = gate.transaction()
-            await barred.start()
-            # Nobody can take a partition over before this transaction ends: all begin at the same moment.
-            await gate.execute("lock table store.partition_lease in share row exclusive mode")
-            async with _working(ground, database, journal, processes, engine) as process:
-                await _joined(ground, group, processes)
-                await leave()
-                await _waiting(connection, ground.topic)
-                before = times(family(process.pid)), *ground.server_times()
-                await barred.commit()
-                await _until_taken(connection, len(ground.corpus), process)
-                after = times(family(process.pid)), *ground.server_times()
+        async with standing_by(ground, database, processes, engine) as (process, begin):
+            before = times(family(process.pid)), *ground.server_times()
+            await begin()
+            await _until_taken(connection, len(ground.corpus), process)
+            after = times(family(process.pid)), *ground.server_times()
         seconds = await _judge(connection, len(ground.corpus), journal)
     used = [used_s(*pair) * 1e6 / len(ground.corpus) for pair in zip(before, after, strict=True)]
     return Drained(len(ground.corpus), seconds, Cpu(worker=used[0], kafka=used[1], postgres=used[2]))
 
 
 @contextlib.asynccontextmanager
-async def _working(
-    ground: Ground, database: str, journal: Path, processes: int, engine: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
+async def standing_by(
+    ground: Ground, database: str, processes: int, engine: str
+) -> AsyncIterator[tuple[Process, Callable[[], Awaitable[None]]]]:
+    """Run workers that all wait to take their partitions over; gives the process, and what lets them begin."""
+    group = database.rpartition("/")[2]
+    async with (
+        connected(database) as connection,
+        connected(database) as gate,
+        _keeping_open(ground.servers.kafka, ground.topic, group) as leave,
+    ):
+        barred = gate.transaction()
+        await barred.start()
+        # Nobody can take a partition over before this transaction ends: all begin at the same moment.
+        await gate.execute("lock table store.partition_lease in share row exclusive mode")
+        async with _working(ground, database, journal_of(ground, database), processes, engine) as process:
+            await _joined(ground, group, processes)
+            await leave()
+            await _waiting(connection, ground.topic)
+            yield process, barred.commit
+
+
+def journal_of(ground: Ground, database: str) -> Path:
+    """Say where the workers write what they do."""
+    return ground.servers.state / f"{database.rpartition('/')[2]}.jsonl"
+
+
+@contextlib.asynccontextmanager
+async def _working(ground: Ground, database: str, journal: Path, processes: int, engine: str) -> AsyncIterator[Process]:
     """Run workers for the length of the block. Raises WrongError if they do not end well."""
     command = ["-m", "ingest", "worker", "--processes", str(processes), "--engine", engine]
     environ = ground.environ(database, database.rpartition("/")[2])
@@ -140,7 +157,7 @@ async def _waiting(connection: Connection, topic: str) -> None:
     raise WrongError(f"the partitions of {topic} were not dealt out within {READY_S_MAX:.0f} s")
 
 
-async def _until_taken(connection: Connection, messages: int, process: asyncio.subprocess.Process) -> None:
+async def _until_taken(connection: Connection, messages: int, process: Process) -> None:
     """Wait until every message has its verdict; not for ever, and not for workers that are gone."""
     taken, stalled_s = 0, 0.0
     while taken < messages:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,7 @@ from loadtest.chaos.stage import Servers
 from loadtest.compare import bound, naive
 from loadtest.compare.bound import Parts
 from loadtest.compare.cpu import CORES
-from loadtest.compare.ground import Ground, connected, enrol, lay, sign
+from loadtest.compare.ground import Ground, connected, enrol, lay, lay_first, sign
 from loadtest.compare.product import Cpu, Drained, WrongError, drain
 from loadtest.corpus import Corpus, Order
 
@@ -28,6 +29,7 @@ ENGINES: Mapping[EngineChoice, Callable[[], Engine]] = {
     EngineChoice.MULTIBUFFER: Multibuffer,
 }
 NAIVE_S_MAX = 600.0
+NAIVE_SAYS_MAX = 2_000  # characters of its last words
 
 Measured = TypeVar("Measured", Cpu, Parts)
 
@@ -76,8 +78,9 @@ async def compare(servers: Servers, courses: Sequence[Course], cache: Path) -> l
     enrolled: dict[str, str] = {}
     for course in courses:
         ground = await _lay(servers, await sign(course.order, cache), enrolled)
+        first = await lay_first(ground, course.few)
         say(f"comparing with {course.order}")
-        rounds = [await _round(ground, course, engines, number) for number in range(course.rounds)]
+        rounds = [await _round(ground, first, course, engines) for _ in range(course.rounds)]
         rows += [_row(course, engine, rounds) for engine in engines]
         rows += [absent(course, engine, why, rounds) for engine, why in missing.items()]
     return rows
@@ -105,14 +108,14 @@ async def _lay(servers: Servers, corpus: Corpus, enrolled: dict[str, str]) -> Gr
     return await lay(servers, corpus, enrolled[fleet])
 
 
-async def _round(ground: Ground, course: Course, engines: Mapping[EngineChoice, Engine], number: int) -> Round:
+async def _round(ground: Ground, first: str, course: Course, engines: Mapping[EngineChoice, Engine]) -> Round:
     """Let each have its turn."""
-    slow = await _naive(ground, course, number)
+    slow = await _naive(ground, first, course)
     work = bound.prepare(ground, course.few)
     fetched, decoded, copied = await bound.fetch(ground, course.few), bound.decode(work.payloads), 0.0
     drained: dict[EngineChoice, list[Drained]] = {choice: [] for choice in engines}
     for choice, processes in itertools.product(engines, course.processes):
-        async with ground.database(f"{ground.topic}.{choice}.{processes}.{number}") as database:
+        async with ground.database(f"compare_{time.monotonic_ns()}") as database:
             drained[choice].append(await drain(ground, database, processes, choice))
             if not copied:
                 async with connected(database) as connection:
@@ -120,39 +123,48 @@ async def _round(ground: Ground, course: Course, engines: Mapping[EngineChoice, 
     parts = {
         choice: Parts(fetched, bound.verify(engine, work.jobs), decoded, copied) for choice, engine in engines.items()
     }
-    _tell(course, number, slow.rate, drained)
+    _tell(slow.rate, drained)
     return Round(slow, drained, parts)
 
 
-async def _naive(ground: Ground, course: Course, number: int) -> naive.Done:
+async def _naive(ground: Ground, first: str, course: Course) -> naive.Done:
     """Let the naive consumer have the first messages."""
-    name = f"{ground.topic}.naive.{number}"
-    database = await ground.servers.make_database(name)
+    servers, name = ground.servers, f"naive_{time.monotonic_ns()}"
+    database = await servers.make_database(name)
     try:
         async with connected(database) as connection:
             await connection.execute(naive.TABLE)
-        devices = min(course.few, course.order.devices)
-        wish = naive.Wish(
-            ground.servers.kafka, database, ground.topic, name, course.few, str(ground.corpus.registrations), devices
-        )
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "loadtest.compare.naive", msgspec.json.encode(wish).decode(),
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        said, _ = await asyncio.wait_for(process.communicate(), NAIVE_S_MAX)
-        done = msgspec.json.decode(said, type=naive.Done)
+        devices, registrations = min(course.few, course.order.devices), str(ground.corpus.registrations)
+        wish = naive.Wish(servers.kafka, database, first, name, course.few, registrations, devices)
+        done = await _consume(wish)
         async with connected(database) as connection:
             stored = await connection.fetchval("select count(*) from reading")
         if stored != course.few * course.order.samples:
             raise WrongError(f"the naive consumer stored {stored:,} samples of {course.few:,} messages")
         return done
     finally:
-        await ground.servers.drop_database(name)
+        await servers.drop_database(name)
 
 
-def _tell(course: Course, number: int, slow: float, drained: Mapping[EngineChoice, Sequence[Drained]]) -> None:
+async def _consume(wish: naive.Wish) -> naive.Done:
+    """Run the naive consumer in a process of its own. Raises WrongError if it does not get through."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "loadtest.compare.naive", msgspec.json.encode(wish).decode(),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        said, complained = await asyncio.wait_for(process.communicate(), NAIVE_S_MAX)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        raise WrongError(f"the naive consumer failed: {complained.decode(errors='replace')[-NAIVE_SAYS_MAX:]}")
+    return msgspec.json.decode(said, type=naive.Done)
+
+
+def _tell(slow: float, drained: Mapping[EngineChoice, Sequence[Drained]]) -> None:
     rates = ", ".join(f"{engine} {turns[0].rate:,.0f}" for engine, turns in drained.items())
-    say(f"round {number + 1} of {course.rounds}: naive {slow:,.0f}, {rates} messages/s")
+    say(f"one round: naive {slow:,.0f}, {rates} messages/s")
 
 
 def _row(course: Course, engine: EngineChoice, rounds: Sequence[Round]) -> Row:
