@@ -146,12 +146,12 @@ async def _watch(wish: Wish, topic: str, connection: Connection) -> AsyncIterato
         for second in itertools.count(1):
             await asyncio.sleep(max(0.0, began_s + second - time.monotonic()))
             totals = await read_totals(connection, topic)
-            look = Look(time.monotonic() - began_s, totals.consumed, _resident(supervisor, "VmRSS"))
+            look = Look(time.monotonic() - began_s, totals.consumed, resident(supervisor, "VmRSS"))
             if second % SHOW_EVERY_S == 0:
                 say(_line(look))
             yield look
             if look.consumed >= wish.messages or look.at_s > wish.seconds:
-                yield Look(look.at_s, look.consumed, _resident(supervisor, "VmHWM"))
+                yield Look(look.at_s, look.consumed, resident(supervisor, "VmHWM"))
                 return
 
 
@@ -169,7 +169,7 @@ async def _workers(wish: Wish, topic: str) -> AsyncIterator[int]:
         await asyncio.wait_for(process.wait(), DRAIN_S_MAX)
 
 
-def _resident(supervisor: int, what: str) -> dict[int, int]:
+def resident(supervisor: int, what: str) -> dict[int, int]:
     """Read from /proc how many bytes each worker process has in memory (VmRSS), or had at most (VmHWM)."""
     found: dict[int, int] = {}
     for child in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
