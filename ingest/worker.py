@@ -59,8 +59,8 @@ class Observer(Protocol):
 class Limits(msgspec.Struct, frozen=True):
     """How much one batch may hold; that it holds no more bytes than it may is the log's affair."""
 
-    records_max: int = 2_000
-    samples_max: int = 12_500  # neither records nor bytes bound these: 8 KiB may hold a thousand
+    records_max: int = 4_000
+    samples_max: int = 25_000  # neither records nor bytes bound these: 8 KiB may hold a thousand
 
 
 class Worker(msgspec.Struct, frozen=True):
