@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -15,26 +16,26 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 
 def _rates(rows: Sequence[Row]) -> Table:
-    table = Table(title="messages per second, and how many times as many")
-    for name in ("devices", "samples", "algorithm", "engine"):
-        table.add_column(name)
-    for name in ("(a) naive", "(b) product", "one process", "(c) bound", "b/a", "b/c"):
+    table = Table(title="messages per second (fleet: devices x samples in a message)", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("fleet", "engine"):
+        table.add_column(name, no_wrap=True)
+    for name in ("naive", "product", "one proc.", "bound", "/naive", "/bound"):
         table.add_column(name, justify="right")
     for row in rows:
         found = [_whole(row.product), _whole(row.one_process), _whole(row.bound), *_ratios(row)]
         if row.missing:
-            found = ["not here", "", "", "", ""]
+            found = ["none", "", "", "", ""]
         table.add_row(*_names(row), _whole(row.naive), *found)
     for why in sorted({row.missing for row in rows if row.missing}):
-        table.caption = f"not here: {why}"
+        table.caption = f"none: {why}"
     return table
 
 
 def _costs(rows: Sequence[Row]) -> Table:
-    table = Table(title="microseconds of processor for each message")
-    for name in ("devices", "samples", "algorithm", "engine"):
-        table.add_column(name)
-    for name in ("worker", "PostgreSQL", "Kafka", "fetch", "verify", "decode", "copy"):
+    table = Table(title="microseconds of processor for each message", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("fleet", "engine"):
+        table.add_column(name, no_wrap=True)
+    for name in ("worker", "SQL", "Kafka", "fetch", "verify", "decode", "copy"):
         table.add_column(name, justify="right")
     for row in rows:
         if row.cpu_us and row.parts_us:
@@ -45,7 +46,7 @@ def _costs(rows: Sequence[Row]) -> Table:
 
 
 def _names(row: Row) -> tuple[str, ...]:
-    return f"{row.devices:,}", str(row.samples), row.alg, row.engine
+    return f"{row.devices:,} x {row.samples}", f"{row.alg} {row.engine}"
 
 
 def _ratios(row: Row) -> list[str]:
