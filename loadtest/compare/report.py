@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -16,10 +15,15 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 
 def _rates(rows: Sequence[Row]) -> Table:
-    table = Table(title="messages per second (fleet: devices x samples in a message)", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title="messages per second (fleet: devices x samples in a message)",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for name in ("fleet", "engine"):
         table.add_column(name, no_wrap=True)
-    for name in ("naive", "product", "one proc.", "bound", "/naive", "/bound"):
+    for name in ("a naive", "b product", "b alone", "c bound", "b/a", "b/c"):
         table.add_column(name, justify="right")
     for row in rows:
         found = [_whole(row.product), _whole(row.one_process), _whole(row.bound), *_ratios(row)]
@@ -32,7 +36,7 @@ def _rates(rows: Sequence[Row]) -> Table:
 
 
 def _costs(rows: Sequence[Row]) -> Table:
-    table = Table(title="microseconds of processor for each message", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="microseconds of processor for each message", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("fleet", "engine"):
         table.add_column(name, no_wrap=True)
     for name in ("worker", "SQL", "Kafka", "fetch", "verify", "decode", "copy"):

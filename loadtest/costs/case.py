@@ -8,7 +8,9 @@ from loadtest.corpus import Content
 
 _REVOKED = "update store.device_key set state = 'revoked', revoked_at = now(), revoked_why = 'for a measurement'"
 _ENDED = "update store.device_key set valid_until = now() - interval '1 day'"
-_RETIRED = "update store.device_key set state = 'retired', seq_cutoff = 0"
+_RETIRED = """
+    update store.device_key k set state = 'retired', seq_cutoff = 0, cutoff_epoch = s.epoch
+    from store.device_state s where s.device_no = k.device_no"""
 _QUARANTINED = "update store.device_state set standing = 'quarantined'"
 _REPLACED = "update store.device_state set epoch = epoch + 1"
 _SPENT = "update store.device_state set rate_milli = 0, rate_at = now() + interval '1 hour'"
