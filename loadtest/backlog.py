@@ -29,6 +29,7 @@ from ingest.adapters.postgres.migration import migrate
 from ingest.adapters.postgres.readout import read_totals
 from ingest.adapters.postgres.registry import import_devices, read_lines
 from ingest.adapters.topics import prepare_topic
+from loadtest.compare.cpu import family
 
 VEHICLES = 2_000
 SAMPLES_USUAL_MAX = 8
@@ -172,10 +173,10 @@ async def _workers(wish: Wish, topic: str) -> AsyncIterator[int]:
 def resident(supervisor: int, what: str) -> dict[int, int]:
     """Read from /proc how many bytes each worker process has in memory (VmRSS), or had at most (VmHWM)."""
     found: dict[int, int] = {}
-    for child in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
+    for pid in family(supervisor)[1:] or [supervisor]:  # a worker alone supervises nobody
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-            lines = Path(f"/proc/{child}/status").read_text().splitlines()
-            found |= {int(child): int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:")}
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            found[pid] = next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:"))
     return found
 
 

@@ -39,9 +39,9 @@ LOOK_EVERY_S = 0.05
 class Servers:
     """Both servers, started and ended by process number, and found again after each start."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, lent: embedded.Addresses | None = None) -> None:
         self.state = state
-        self._addresses = embedded.Addresses("", "")
+        self._addresses = lent or embedded.Addresses("", "")
         self.busy = asyncio.Lock()  # one server at a time is in trouble
         self.disk: disk.Disk | None = None  # of the tables, where it can be filled
 

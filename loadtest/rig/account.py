@@ -62,10 +62,10 @@ class Account:
         self.waited = Histogram()
         self.whole = Histogram()
         self.phases = [PhaseAccount(phase) for phase in course.phases]
-        self.last_s = 0.0
+        self.last_s = 0.0  # when the last batch was committed, since the time began that counts
         self._course = course
         self._topic = topic
-        self._begin_at_s = begin_at_s
+        self._zero_s = begin_at_s + course.warm_s
         self._due: Counter[int] = Counter()
         self._appended: Counter[int] = Counter()
         self._committed: Counter[int] = Counter()
@@ -92,7 +92,7 @@ class Account:
             while until <= row[0]:
                 _, until, committed_s = next(batches)
             self.comparison.find(Found(self._topic, partition, row[0], row[1], row[2]))
-            self._time(at_s, which, row, committed_s)
+            self._time(at_s - self._course.warm_s, which, row, committed_s)
         for offset, (at_s, which, _) in schedule:
             self._expect(partition, offset, at_s, which)
 
@@ -110,31 +110,40 @@ class Account:
             otherwise=stream.otherwise,
         )
         self.comparison.expect(deserved)
-        self._due[int(at_s)] += 1
+        due_s = at_s - self._course.warm_s
+        self._due[int(due_s // 1)] += 1
         for account in self.phases:
-            account.offered += account.phase.from_s <= at_s < account.phase.until_s
+            account.offered += account.phase.from_s <= due_s < account.phase.until_s
 
-    def _time(self, at_s: float, which: int, row: Row, committed_s: float) -> None:
+    def _time(self, due_s: float, which: int, row: Row, committed_s: float) -> None:
         _, verdict, _, received_s = row
-        appended_s, done_s = received_s - self._begin_at_s, committed_s - self._begin_at_s
+        appended_s, done_s = received_s - self._zero_s, committed_s - self._zero_s
         self._appended[int(appended_s // 1)] += 1
         self._committed[int(done_s // 1)] += 1
         self.last_s = max(self.last_s, done_s)
-        if which:
+        for account in self.phases:
+            good = verdict == Verdict.ACCEPTED and not which
+            account.good += good and account.phase.from_s <= done_s < account.phase.until_s
+        if which or due_s < 0:
             return
-        waited_us, whole_us = int((done_s - appended_s) * 1e6), int((done_s - at_s) * 1e6)
+        waited_us, whole_us = int((done_s - appended_s) * 1e6), int((done_s - due_s) * 1e6)
         self.waited.add(waited_us)
         self.whole.add(whole_us)
         self._waited_in.setdefault(int(appended_s // 1), Histogram()).add(waited_us)
         for account in self.phases:
-            account.good += verdict == Verdict.ACCEPTED and account.phase.from_s <= done_s < account.phase.until_s
-            if account.phase.from_s <= at_s < account.phase.until_s:
+            if account.phase.from_s <= due_s < account.phase.until_s:
                 account.waited.add(waited_us)
                 account.whole.add(whole_us)
 
+    @property
+    def committed(self) -> int:
+        """How many were committed in the time that counts."""
+        return sum(count for at, count in self._committed.items() if at >= 0)
+
     def seconds(self) -> list[Second]:
-        """Tell it second by second; what was appended before the beginning is there from the first on."""
+        """Tell it second by second; what was appended before and not committed is there from the first on."""
         lag = sum(count for at, count in self._appended.items() if at < 0)
+        lag -= sum(count for at, count in self._committed.items() if at < 0)
         found = []
         for at in range(int(self.last_s) + 1):
             lag += self._appended[at] - self._committed[at]

@@ -1,8 +1,10 @@
 """What does a person type to play a scenario? `loadtest`, its name, and how much of it."""
 
+import asyncio
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,9 +13,11 @@ import msgspec
 import uvloop
 from rich.console import Console
 
+from deploy import embedded
 from deploy.embedded.command import STATE, say
 from ingest.config import EngineChoice
 from ingest.core.device import Algorithm
+from loadtest.chaos.stage import Servers
 from loadtest.compare.cpu import CORES
 from loadtest.compare.ground import connected, raised
 from loadtest.corpus import cache_of
@@ -25,6 +29,7 @@ from loadtest.rig.summary import show
 from loadtest.rig.trial import play, settle
 
 SECONDS = 60.0
+WARM_S = 10.0
 ALGORITHMS = {"ed25519": Algorithm.ED25519, "p256": Algorithm.P256}
 
 Given = dict[str, object]
@@ -38,6 +43,8 @@ def options(scenario: Scenario) -> list[Decorator]:
         click.option("--rate", default=scenario.rate, show_default=True, type=rate,
                      help="Messages a second, of the stream that is watched."),
         click.option("--seconds", default=SECONDS, show_default=True, type=seconds, help="How long they are sent."),
+        click.option("--warm", default=WARM_S, show_default=True, type=click.FloatRange(0, 600),
+                     help="Seconds before, which do not count."),
         click.option("--devices", default=scenario.devices, show_default=True, type=click.IntRange(6, 10_000_000),
                      help="How many send them; rounded up to a multiple of six, the partitions."),
         click.option("--samples", default=1, show_default=True, type=click.IntRange(1, 1_000), help="In a message."),
@@ -48,6 +55,8 @@ def options(scenario: Scenario) -> list[Decorator]:
         click.option("--processes", default=CORES, show_default=True, type=count, help="Of workers."),
         click.option("--senders", default=1, show_default=True, type=click.IntRange(1, 6), help="Processes that send."),
         click.option("--seed", default=1, show_default=True, type=click.IntRange(0, 999_999), help="Which fleet."),
+        click.option("--kafka", help="Of servers that are given; their processor time is not known."),
+        click.option("--database", help="The same: the URL of a database of a role that may create others."),
         click.option("--report", type=click.Path(dir_okay=False, path_type=Path),
                      help="The HTML file; the JSON file stands beside it.  [default: in .weighbridge/reports]"),
     ]  # fmt: skip
@@ -59,11 +68,30 @@ def wish_of(given: Given) -> Wish:
     return Wish(**{name: names[name] for name in Wish.__struct_fields__})  # type: ignore[arg-type]
 
 
-async def conduct(name: str, wish: Wish, cache: Path, state: Path) -> Report:
-    """Play a scenario on servers of its own."""
+def lent_of(given: Given) -> embedded.Addresses | None:
+    """Take the servers that were given, if they were. Raises ValueError if only one was."""
+    kafka, database = given["kafka"], given["database"]
+    if (kafka is None) != (database is None):
+        raise ValueError("--kafka and --database go together: give both, or none to have servers of its own")
+    return embedded.Addresses(str(kafka), str(database)) if kafka else None
+
+
+@contextlib.asynccontextmanager
+async def _servers(state: Path, lent: embedded.Addresses | None) -> AsyncIterator[Servers]:
+    """Have servers for the length of the block: those that were given, or a pair of its own."""
+    if lent is None:
+        async with raised(state) as servers:
+            yield servers
+    else:
+        await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)  # for what workers tell
+        yield Servers(state, lent)
+
+
+async def conduct(name: str, wish: Wish, cache: Path, place: contextlib.AbstractAsyncContextManager[Servers]) -> Report:
+    """Play a scenario."""
     load_before, began_at = load(), datetime.now(UTC).isoformat(timespec="seconds")
     scenario = SCENARIOS[name]
-    async with raised(state) as servers:
+    async with place as servers:
         results = [await play(servers, course, wish, cache) for course in scenario.plan(wish)]
         async with connected(servers.database("postgres")) as connection:
             machine = await describe(connection, load_before)
@@ -85,7 +113,9 @@ def scenario_command(name: str, expected: tuple[type[Exception], ...]) -> Callab
 
     def run(as_json: bool, cache: Path | None, state: Path, report: Path | None, **given: object) -> None:  # noqa: FBT001 (options)
         try:
-            found = uvloop.run(conduct(name, wish_of(given), cache_of(cache), state.resolve()))
+            found = uvloop.run(
+                conduct(name, wish_of(given), cache_of(cache), _servers(state.resolve(), lent_of(given)))
+            )
         except expected as error:
             raise click.ClickException(str(error)) from None
         show(found, Console(stderr=as_json))

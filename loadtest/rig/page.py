@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loadtest.rig import picture
 from loadtest.rig.picture import Band, Curve, Frame
-from loadtest.rig.result import Part, Ratio, Report, Result, Spread
+from loadtest.rig.result import Part, Ratio, Report, Result, Spread, late
 
 STYLE = Path(__file__).with_name("page.css")
 BARS = 60  # of the histogram
@@ -46,6 +46,7 @@ def _head(report: Report) -> str:
         else f'<p class="bad">Of {messages:,} messages, {wrong:,} did not get the verdict that they deserve.</p>'
     )
     ratios = "".join(_ratio(ratio) for ratio in report.ratios)
+    ratios += "".join(f'<p class="bad">{escape(said)}.</p>\n' for said in map(late, report.results) if said)
     return (
         f'<header>\n<p class="over">weighbridge loadtest · {escape(report.began_at)} · '
         f"commit {escape(report.machine.commit)}</p>\n<h1>{escape(report.scenario.capitalize())}</h1>\n"
@@ -54,9 +55,8 @@ def _head(report: Report) -> str:
 
 
 def _ratio(ratio: Ratio) -> str:
-    bound = f"at least {ratio.least:.0%}" if ratio.least is not None else f"at most {ratio.most:.0%}"
-    found = f'<span class="{"good" if ratio.holds else "bad"}">{ratio.value:.1%}</span>'
-    return f"<p>{escape(ratio.what.capitalize())}: {found} (wanted: {bound}).</p>\n"
+    said = str(ratio)
+    return f'<p class="{"good" if ratio.holds else "bad"}">{escape(said[:1].upper() + said[1:])}.</p>\n'
 
 
 def _course(result: Result, several: bool) -> str:  # noqa: FBT001 (whether it needs a name)
@@ -68,7 +68,7 @@ def _keys(result: Result) -> str:
     keys = [
         ("committed", f"{result.rate:,.0f} <small>messages/s</small>"),
         ("largest lag", f"{result.lag_max:,} <small>messages</small>"),
-        ("processor", f"{sum(result.cpu_us.values()):,.0f} <small>µs/message, all told</small>"),
+        ("processor", f"{sum(result.cpu_us.values()):,.0f} <small>µs a message</small>"),
         ("memory of the workers", f"{result.rss_mb_max:,.0f} <small>MB at most</small>"),
     ]
     if not result.backlog:
@@ -95,12 +95,12 @@ def _throughput(result: Result) -> str:
         Curve("committed", [(one.at_s, one.committed) for one in seen]),
     ]
     curves = curves[2:] if result.backlog else curves
-    return _figure(Frame("Throughput, messages per second", "seconds"), curves, result)
+    return _figure(Frame("Messages per second", _seconds), curves, result)
 
 
 def _lag(result: Result) -> str:
     curve = Curve("appended, not committed", [(one.at_s, one.lag) for one in result.seconds_seen], filled=True)
-    return _figure(Frame("Lag at the end of each second, messages", "seconds"), [curve], result)
+    return _figure(Frame("Lag at the end of each second, messages", _seconds), [curve], result)
 
 
 def _latency(result: Result) -> str:
@@ -109,7 +109,7 @@ def _latency(result: Result) -> str:
         Curve("p99", [(one.at_s, one.p99_ms) for one in result.seconds_seen]),
     ]
     title = f"Append to commit by second of append, {result.watched}"
-    return _figure(Frame(title, "seconds", _ms, logarithmic=True), curves, result)
+    return _figure(Frame(title, _seconds, _ms, logarithmic=True), curves, result)
 
 
 def _figure(frame: Frame, curves: Sequence[Curve], result: Result) -> str:
@@ -122,7 +122,7 @@ def _histogram(result: Result) -> str:
         (f"{name} {_ms(value)}", value)
         for name, value in (("p50", result.waited.p50), ("p99", result.waited.p99), ("p99.9", result.waited.p999))
     ]
-    drawn = picture.bars(Frame("Append to commit, how many", "milliseconds"), counts, marks)
+    drawn = picture.bars(Frame("Append to commit, how many", _ms), counts, marks)
     return _framed(f"Append to commit, messages by milliseconds, {result.watched}", [], drawn)
 
 
@@ -144,7 +144,7 @@ def _gathered(buckets: Sequence[tuple[int, int, int]]) -> Iterable[tuple[float, 
 def _processor(result: Result) -> str:
     kinds = list(result.cpu_us)
     curves = [Curve(kind, [(one.at_s, one.cores.get(kind, 0.0)) for one in result.usage]) for kind in kinds]
-    drawn = picture.stacked(Frame("Processor in use, cores", "seconds"), curves, _bands(result))
+    drawn = picture.stacked(Frame("Processor in use, cores", _seconds), curves, _bands(result))
     return _framed("Processor in use, cores", kinds, drawn)
 
 
@@ -154,7 +154,7 @@ def _memory(result: Result) -> str:
         Curve(f"worker {number}", [(one.at_s, one.rss_mb.get(pid)) for one in result.usage])
         for number, pid in enumerate(pids, 1)
     ]
-    return _figure(Frame("Memory of each worker process, MB resident", "seconds"), curves, result)
+    return _figure(Frame("Memory of each worker process, MB resident", _seconds), curves, result)
 
 
 def _bands(result: Result) -> list[Band]:
@@ -202,7 +202,7 @@ def _latencies(result: Result) -> str:
     named = (
         ("append to commit", result.waited),
         ("due to commit", result.whole),
-        ("due to handed over by the sender", result.handed_late),
+        ("due to sent", result.handed_late),
     )
     rows: list[list[Cell]] = [[name, *_spread(one)] for name, one in named]
     return _table(f"How long it took, {result.watched}", ["", "p50", "p99", "p99.9", "max"], rows)
@@ -256,10 +256,14 @@ def _spread(one: Spread) -> list[str]:
     return [_ms(one.p50), _ms(one.p99), _ms(one.p999), _ms(one.max)]
 
 
+def _seconds(value: float) -> str:
+    return f"{value:,.10g} s"
+
+
 def _ms(value: float) -> str:
-    if value >= 10_000:
-        return f"{value / 1_000:,.1f} s"
-    return f"{value:,.0f} ms" if value >= 10 else f"{value:.2g} ms"
+    if value >= 1_000:
+        return f"{value / 1_000:,.3g} s"
+    return f"{value:.3g} ms"
 
 
 def _facts(report: Report) -> str:

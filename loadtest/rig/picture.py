@@ -13,6 +13,7 @@ import msgspec
 WIDTH, HEIGHT = 640, 216
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 18, 26
 TICKS = 4  # about so many
+FINE_BELOW = 1_000  # an axis of powers of ten that spans less has numbers between them, too
 
 
 class Curve(msgspec.Struct, frozen=True):
@@ -51,8 +52,10 @@ class Scale(msgspec.Struct, frozen=True):
         if not self.logarithmic:
             step = _round(self.high - self.low)
             return [step * n for n in range(math.ceil(self.low / step), math.floor(self.high / step + 1e-9) + 1)]
-        decades = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
-        return [10.0**n for n in decades]
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        parts = (1, 2, 5) if self.high / self.low < FINE_BELOW else (1,)
+        found = [part * 10.0**decade for decade in decades for part in parts]
+        return [value for value in found if self.low * 0.999 <= value <= self.high * 1.001]
 
     def _even(self, value: float) -> float:
         return math.log10(max(value, self.low)) if self.logarithmic else value
@@ -62,8 +65,8 @@ class Frame(msgspec.Struct, frozen=True):
     """What a picture is called and what its axes mean."""
 
     title: str
-    across: str
-    unit: Callable[[float], str] = lambda value: f"{value:,.10g}"
+    across: Callable[[float], str]  # how a value of the horizontal axis is written
+    up: Callable[[float], str] = lambda value: f"{value:,.10g}"
     logarithmic: bool = False
 
 
@@ -98,8 +101,8 @@ def bars(frame: Frame, counts: Sequence[tuple[float, float, float]], marks: Sequ
     """Draw how many lie between two values, over an axis of powers of ten; marks stand where one should look."""
     low, high = counts[0][0], counts[-1][1]
     across = Scale(low, high, LEFT, WIDTH - RIGHT, logarithmic=True)
-    up = Scale(0, max(count for _, _, count in counts) * 1.05, HEIGHT - BOTTOM, TOP)
-    body = _grid(msgspec.structs.replace(frame, unit=lambda value: f"{value:,.10g}"), across, up)
+    up = _up(frame, [Curve("", [(start, count) for start, _, count in counts])])
+    body = _grid(frame, across, up)
     for start, end, count in counts:
         if count:
             left, right, top = across.place(start), across.place(end), up.place(count)
@@ -107,10 +110,10 @@ def bars(frame: Frame, counts: Sequence[tuple[float, float, float]], marks: Sequ
             body.append(f'<rect class="f1" x="{left:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{tall:.1f}"/>')
     for number, (label, value) in enumerate(marks):
         x = across.place(value)
-        anchor = "end" if x > WIDTH - 90 else "start"
+        anchor = "end" if x > (LEFT + WIDTH) / 2 else "start"
         body.append(f'<path class="mark" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         shift = -4 if anchor == "end" else 4
-        body.append(_text(x + shift, TOP + 10 + 13 * number, label, f"label {anchor}"))
+        body.append(_text(x + shift, TOP + 10 + 14 * number, label, f"label {anchor}"))
     return _svg(frame.title, body)
 
 
@@ -143,13 +146,12 @@ def _grid(frame: Frame, across: Scale, up: Scale) -> list[str]:
     for value in up.ticks():
         y = up.place(value)
         found.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        found.append(_text(LEFT - 8, y + 4, frame.unit(value), "end"))
+        found.append(_text(LEFT - 8, y + 4, frame.up(value), "end"))
     for value in across.ticks():
         x = across.place(value)
         found.append(f'<path class="tick" d="M{x:.1f} {HEIGHT - BOTTOM}v4"/>')
-        found.append(_text(x, HEIGHT - BOTTOM + 17, f"{value:,.10g}", "middle"))
+        found.append(_text(x, HEIGHT - BOTTOM + 17, frame.across(value), "middle"))
     found.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
-    found.append(_text(WIDTH - RIGHT, HEIGHT - BOTTOM - 6, frame.across, "end faint"))
     return found
 
 

@@ -68,9 +68,10 @@ class Probe:
         self._connection = connection
         self._workers = workers
         self._senders = senders
-        self._began_s = self._before_s = time.monotonic()
+        self._before_s = time.time()
         self._before = self._times()
         self._used: Counter[str] = Counter()
+        self.zero_s = self._before_s  # when the time begins that counts
         self._seen = None
         self.progress = Progress()
         self.usage: list[Usage] = []
@@ -78,15 +79,15 @@ class Probe:
     async def look(self) -> None:
         """Look once, and tell."""
         await self._count()
-        now_s, now = time.monotonic(), self._times()
+        now_s, now = time.time(), self._times()
         used = {kind: used_s(self._before[kind], after) for kind, after in now.items()}
-        self._used.update(used)
-        seconds = max(now_s - self._before_s, 1e-3)
-        cores = {kind: value / seconds for kind, value in used.items()}
-        memory = {pid: size / MB for pid, size in resident(self._workers, "VmRSS").items()}
-        self.usage.append(Usage(now_s - self._began_s, cores, memory))
+        if self._before_s >= self.zero_s:
+            self._used.update(used)
+            cores = {kind: value / (now_s - self._before_s) for kind, value in used.items()}
+            memory = {pid: size / MB for pid, size in resident(self._workers, "VmRSS").items()}
+            self.usage.append(Usage(now_s - self.zero_s, cores, memory))
         self._before_s, self._before = now_s, now
-        say(f"{now_s - self._began_s:5.0f} s  {self.progress}")
+        say(f"{now_s - self.zero_s:5.0f} s  {self.progress}")
 
     def used_s(self) -> dict[str, float]:
         """Say how much processor each kind of process has used."""
@@ -105,6 +106,12 @@ class Probe:
         )
 
     def _times(self) -> dict[str, Times]:
-        kafka, postgres = self._ground.server_times()
-        rig = [os.getpid(), *self._senders]
-        return {"workers": times(family(self._workers)), "PostgreSQL": postgres, "Kafka": kafka, "rig": times(rig)}
+        """Read the clocks of all whose processes are known; of servers that were lent they are not."""
+        kafka, postgres = self._ground.servers.pids()
+        kinds = {
+            "workers": family(self._workers),
+            "PostgreSQL": family(postgres) if postgres else [],
+            "Kafka": [kafka] if kafka else [],
+            "rig": [os.getpid(), *self._senders],
+        }
+        return {kind: times(pids) for kind, pids in kinds.items() if pids}

@@ -5,6 +5,8 @@ import msgspec
 from ingest.core.verdict import Verdict
 from loadtest.rig.histogram import Histogram
 
+LATE_MS = 100.0  # of a hundred messages, one was later: the sender is not to be believed
+
 
 class Spread(msgspec.Struct, frozen=True):
     """How long it took, in milliseconds: half of them no longer than the first, and so on."""
@@ -25,7 +27,7 @@ def spread(histogram: Histogram) -> Spread:
 class Second(msgspec.Struct, frozen=True):
     """What happened in one second."""
 
-    at_s: int  # since the first message was due
+    at_s: int  # since the time began that counts
     due: int
     appended: int
     committed: int
@@ -84,8 +86,8 @@ class Result(msgspec.Struct, frozen=True):
     watched: str
     streams: list[Sent]
     messages: int
-    seconds: float  # from when the first was due to the last commit
-    rate: float  # messages per second, over that time
+    seconds: float  # that counted, to the last commit
+    rate: float  # messages committed per second, over that time
     lag_max: int
     enrolled: int
     enrolling_s: float
@@ -105,6 +107,14 @@ class Result(msgspec.Struct, frozen=True):
     examples: list[str]
 
 
+def late(result: Result) -> str:
+    """Say so if the sender could not keep to its schedule: then it is the sender that was measured."""
+    if result.backlog or result.handed_late.p99 < LATE_MS:
+        return ""
+    how = f"up to {result.handed_late.max:,.0f} ms late, p99 {result.handed_late.p99:,.0f} ms"
+    return f"{result.name}: the sender was {how}: more of them (--senders) or a lower rate would tell more"
+
+
 class Ratio(msgspec.Struct, frozen=True):
     """What was claimed, and what was found."""
 
@@ -113,6 +123,10 @@ class Ratio(msgspec.Struct, frozen=True):
     least: float | None
     most: float | None
     holds: bool
+
+    def __str__(self) -> str:
+        bound = f"at least {self.least:.0%}" if self.least is not None else f"at most {self.most:.0%}"
+        return f"{self.what}: {self.value:.1%} ({bound} wanted)"
 
 
 class Machine(msgspec.Struct, frozen=True):

@@ -33,6 +33,7 @@ class Wish(msgspec.Struct, frozen=True):
 
     rate: float  # of the stream that is watched, messages per second
     seconds: float
+    warm: float  # seconds before, at the first rate, which do not count: a broker that has just started is slow
     devices: int
     samples: int
     algorithm: Algorithm
@@ -74,6 +75,7 @@ class Course(msgspec.Struct, frozen=True):
     streams: tuple[Stream, ...]
     phases: tuple[Phase, ...] = ()
     settings: Mapping[str, str] = MappingProxyType({})  # of the workers
+    warm_s: float = 0.0  # from the beginning, before anything counts
     backlog: bool = False  # all is in the log before the workers begin: closed loop, as fast as they can
 
     @property
@@ -114,13 +116,14 @@ class Scenario(msgspec.Struct, frozen=True):
 
 
 def _steady(wish: Wish) -> tuple[Course, ...]:
-    return (Course("steady", (_honest(wish, Stretch(wish.seconds, wish.rate)),)),)
+    return (Course("steady", (_honest(wish, Stretch(wish.seconds, wish.rate)),), warm_s=wish.warm),)
 
 
 def _burst(wish: Wish) -> tuple[Course, ...]:
     calm, loud = wish.seconds * 0.4, wish.seconds * 0.2
     stretches = (Stretch(calm, wish.rate), Stretch(loud, BURST * wish.rate), Stretch(calm, wish.rate))
-    return (Course("burst", (_honest(wish, *stretches),), _phases(("before", calm), ("burst", loud), ("after", calm))),)
+    phases = _phases(("before", calm), ("burst", loud), ("after", calm))
+    return (Course("burst", (_honest(wish, *stretches),), phases, warm_s=wish.warm),)
 
 
 def _reconnect(wish: Wish) -> tuple[Course, ...]:
@@ -128,7 +131,7 @@ def _reconnect(wish: Wish) -> tuple[Course, ...]:
     parts = (("before", 0.3, 1), ("outage", 0.2, 0), ("storm", 0.05, 5), ("after", 0.45, 1))
     stretches = (Stretch(wish.seconds * share, wish.rate * times) for _, share, times in parts)
     phases = _phases(*((name, wish.seconds * share) for name, share, _ in parts))
-    return (Course("reconnect", (_honest(wish, *stretches),), phases),)
+    return (Course("reconnect", (_honest(wish, *stretches),), phases, warm_s=wish.warm),)
 
 
 def _drain(wish: Wish) -> tuple[Course, ...]:
@@ -144,12 +147,11 @@ def _malformed(wish: Wish) -> tuple[Course, ...]:
 
 
 def _replay(wish: Wish) -> tuple[Course, ...]:
-    half = wish.seconds / 2
-    before = int(half * wish.rate) // PARTITIONS * PARTITIONS
+    before = int(wish.seconds / 2 * wish.rate) // PARTITIONS * PARTITIONS
     again = Stream(
         "replayed",
-        _order(wish, int(wish.seconds * wish.rate)),
-        Flow((Stretch(half, 0), Stretch(half, REPLAYS * wish.rate))),
+        _honest(wish, Stretch(wish.seconds, wish.rate)).order,
+        _later(wish, REPLAYS),
         Verdict.DUPLICATE,
         first=before,
     )
@@ -158,12 +160,11 @@ def _replay(wish: Wish) -> tuple[Course, ...]:
 
 def _tenants(wish: Wish) -> tuple[Course, ...]:
     """Give each tenant half of what is watched; the noisy one wants much more."""
-    half = wish.seconds / 2
-    order = replace(_order(wish, int(half * wish.rate * NOISE)), seed=wish.seed + 1_000_000)
+    order = replace(_order(wish, _later(wish, NOISE).count), seed=wish.seed + 1_000_000)
     noisy = Stream(
         "noisy",
         order,
-        Flow((Stretch(half, 0), Stretch(half, NOISE * wish.rate))),
+        _later(wish, NOISE),
         otherwise=(Verdict.HELD, Hold.RATE_LIMITED),
     )
     share = str(max(1, int(wish.rate / PARTITIONS / 2)))
@@ -186,11 +187,17 @@ def _beside(wish: Wish, name: str, other: Stream) -> tuple[Course, ...]:
     """Have half of the time without the other stream, and half with it."""
     half = wish.seconds / 2
     honest = _honest(wish, Stretch(wish.seconds, wish.rate))
-    return (Course(name, (honest, other), _phases(("alone", half), (name, half))),)
+    return (Course(name, (honest, other), _phases(("alone", half), (name, half)), warm_s=wish.warm),)
+
+
+def _later(wish: Wish, times: int) -> Flow:
+    """Come in the second half, so many times as often as what is watched."""
+    half = wish.seconds / 2
+    return Flow((Stretch(wish.warm + half, 0), Stretch(half, times * wish.rate)))
 
 
 def _honest(wish: Wish, *stretches: Stretch) -> Stream:
-    flow = Flow(stretches)
+    flow = Flow((Stretch(wish.warm, stretches[0].rate), *stretches))
     return Stream("honest", _order(wish, flow.count), flow)
 
 
@@ -200,8 +207,7 @@ def _at_once(wish: Wish) -> Stream:
 
 
 def _hostile(wish: Wish, content: Content, reason: Refusal) -> Stream:
-    half = wish.seconds / 2
-    flow = Flow((Stretch(half, 0), Stretch(half, FLOOD * wish.rate)))
+    flow = _later(wish, FLOOD)
     first = min(flow.count, HOSTILE_MAX) // PARTITIONS * PARTITIONS
     order = replace(_order(wish, first), content=content)
     return Stream(str(content), order, flow, Verdict.REFUSED, reason, first=first)

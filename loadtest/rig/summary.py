@@ -1,31 +1,44 @@
-"""What does the terminal show at the end? A table of courses, and what was claimed."""
+"""What does the terminal show at the end? A table with a column for each course, and what was claimed."""
 
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.rig.result import Report, Result
+from loadtest.rig.result import Report, Result, late
+
+NAMES = (
+    "messages",
+    "per second",
+    "lag at most",
+    "p50 ms",
+    "p99 ms",
+    "p99.9 ms",
+    "max ms",
+    "worker MB",
+    "wrong verdicts",
+)
 
 
 def show(report: Report, console: Console) -> None:
     """Print it."""
     table = Table(title=f"loadtest {report.scenario}", title_justify="left")
-    table.add_column("course")
-    for name in ("messages", "per second", "lag at most", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "MB", "wrong"):
-        table.add_column(name, justify="right")
+    table.add_column("")
     for result in report.results:
-        table.add_row(*_row(result))
+        table.add_column(result.name, justify="right")
+    columns = [_column(result) for result in report.results]
+    for name, *values in zip(NAMES, *columns, strict=True):
+        table.add_row(name, *values)
     console.print(table)
     for ratio in report.ratios:
-        bound = f"at least {ratio.least:.0%}" if ratio.least is not None else f"at most {ratio.most:.0%}"
-        console.print(f"{ratio.what}: {ratio.value:.1%} (wanted: {bound})", highlight=False,
-                      style="green" if ratio.holds else "bold red")  # fmt: skip
+        console.print(str(ratio), highlight=False, style="green" if ratio.holds else "bold red")
+    for result in report.results:
+        if late(result):
+            console.print(late(result), highlight=False, style="bold red")
 
 
-def _row(result: Result) -> list[str]:
+def _column(result: Result) -> list[str]:
     waited = result.waited
     times = [f"{one:,.1f}" for one in (waited.p50, waited.p99, waited.p999, waited.max)]
     return [
-        result.name,
         f"{result.messages:,}",
         f"{result.rate:,.0f}",
         f"{result.lag_max:,}",

@@ -108,6 +108,8 @@ async def play(servers: Servers, course: Course, wish: Wish, cache: Path) -> Res
                 return await _result(played, connection, corpora, enrolling)
     finally:
         await servers.drop_database(f"{name}_fleet")
+        async with servers.administered() as client:
+            await client.delete_topics([name])
 
 
 class Played(msgspec.Struct, frozen=True):
@@ -150,6 +152,7 @@ async def _play(ground: Ground, course: Course, wish: Wish, cache: Path, databas
             await _owned(connection, ground.topic)
             begin_at_s = time.time() + BEGIN_IN_S
             senders.begin(begin_at_s)
+        probe.zero_s = begin_at_s + course.warm_s
         await _watch(probe, senders, process, course.count)
     return Played(course, ground.topic, begin_at_s, probe, senders.late)
 
@@ -240,7 +243,7 @@ async def _result(
         streams=[_sent(stream, corpora[stream.order]) for stream in course.streams],
         messages=course.count,
         seconds=account.last_s,
-        rate=course.count / account.last_s,
+        rate=account.committed / account.last_s,
         lag_max=max(second.lag for second in seconds),
         enrolled=enrolling[0],
         enrolling_s=enrolling[1],
@@ -251,7 +254,7 @@ async def _result(
         buckets=list(account.waited.buckets()),
         seconds_seen=seconds,
         usage=probe.usage,
-        cpu_us={kind: used * 1e6 / course.count for kind, used in probe.used_s().items()},
+        cpu_us={kind: used * 1e6 / account.committed for kind, used in probe.used_s().items()},
         rss_mb_max=max(sum(usage.rss_mb.values()) for usage in probe.usage),
         parts=[phase.part() for phase in account.phases],
         counts=list(_counts(found)),

@@ -1,0 +1,88 @@
+"""Loads of every kind at a size that a test has time for: verdicts are the true ones, and the report stands alone."""
+
+import os
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+from msgspec.structs import replace
+
+from deploy import embedded
+from deploy.embedded.command import STATE
+from ingest.__main__ import main
+from ingest.config import EngineChoice
+from ingest.core.device import Algorithm
+from ingest.core.verdict import Hold, Verdict
+from loadtest.chaos.stage import Servers
+from loadtest.rig.scenario import SCENARIOS, Wish
+from loadtest.rig.trial import play
+
+WISH = Wish(
+    rate=120.0,
+    seconds=2.0,
+    warm=0.0,
+    devices=18,
+    samples=1,
+    algorithm=Algorithm.ED25519,
+    engine=EngineChoice.AUTO,
+    processes=1,
+    senders=2,
+    seed=1,
+)
+
+
+@pytest.fixture
+async def pair(servers: embedded.Addresses) -> Servers:
+    """This run's own servers, with the means to tell what they use."""
+    pair = Servers(STATE / f"test-{os.getpid()}")
+    await pair.up()
+    assert pair.kafka == servers.kafka
+    return pair
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["drain", "tenants"])
+async def test_every_message_of_a_load_gets_the_verdict_that_it_deserves(
+    pair: Servers, tmp_path: Path, name: str
+) -> None:
+    (course,) = SCENARIOS[name].plan(WISH)
+    result = await play(pair, course, WISH, tmp_path)
+    assert (result.wrong, result.unaccounted) == (0, 0), result.examples
+    assert sum(count.given for count in result.counts) == course.count == result.messages
+    assert sum(second.committed for second in result.seconds_seen) == course.count
+    assert result.waited.count == course.streams[0].flow.count
+    assert result.seconds_seen[-1].lag == 0
+    assert {"workers", "PostgreSQL", "Kafka", "rig"} == set(result.cpu_us)
+    if name == "tenants":
+        assert (Verdict.HELD, Hold.RATE_LIMITED) in {(count.verdict, count.reason) for count in result.counts}
+
+
+@pytest.mark.real
+async def test_a_message_that_deserves_another_verdict_than_it_gets_is_found(pair: Servers, tmp_path: Path) -> None:
+    (course,) = SCENARIOS["replay"].plan(replace(WISH, processes=2))
+    honest, again = course.streams
+    mistaken = replace(course, streams=(honest, replace(again, verdict=Verdict.ACCEPTED)))
+    result = await play(pair, mistaken, replace(WISH, processes=2), tmp_path)
+    assert result.wrong == again.flow.count
+    assert "deserved accepted, found duplicate" in result.examples[0]
+    assert {len(usage.rss_mb) for usage in result.usage} == {2}
+
+
+@pytest.mark.real
+def test_the_command_writes_a_report_that_needs_no_other_file(tmp_path: Path) -> None:
+    asked = ["--rate", "100", "--seconds", "2", "--warm", "0", "--devices", "12", "--processes", "1"]
+    places = ["--cache", str(tmp_path), "--state", str(tmp_path / "state"), "--report", str(tmp_path / "flood.html")]
+    done = CliRunner().invoke(main, ["loadtest", "flood", *asked, *places, "--json"])
+    assert done.exit_code == 0, done.output
+    said = msgspec.json.decode(done.stdout.splitlines()[-1])
+    assert said == msgspec.json.decode((tmp_path / "flood.json").read_bytes())
+    assert said["results"][0]["wrong"] == 0
+    assert said["ratios"][0]["value"] > 0
+    text = (tmp_path / "flood.html").read_text(encoding="utf-8")
+    assert re.findall(r"https?://|<script|<link|<img|@import|url\(", text) == []
+    for drawn in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        ET.fromstring(drawn)  # noqa: S314 (we drew it)
+    assert text.count("<svg") == 6
