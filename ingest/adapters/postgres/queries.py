@@ -205,6 +205,13 @@ SHARES = """
 
 # Commit --------------------------------------------------------------------------------------------------------------
 
+# Rows come by COPY: of every element of an array parameter the driver asks whether it is a collection.
+CHANGED_DEVICES = """
+    create temporary table if not exists changed_device on commit delete rows as
+    select device_no, held, held_bytes, boots, seen::text as seen, seen_floor, lowest, highest, accepted, standing,
+           suspicion, suspicion_at, software, clock_off_since, rate_milli, rate_at
+    from store.device_state with no data"""
+
 UPDATE_DEVICES = """
     update store.device_state s set
         held = u.held, held_bytes = u.held_bytes, boots = u.boots,
@@ -212,12 +219,7 @@ UPDATE_DEVICES = """
         lowest = u.lowest, highest = u.highest, accepted = u.accepted,
         standing = u.standing, suspicion = u.suspicion, suspicion_at = u.suspicion_at, software = u.software,
         clock_off_since = u.clock_off_since, rate_milli = u.rate_milli, rate_at = u.rate_at
-    from unnest($1::bigint[], $2::integer[], $3::bytea[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
-                $8::bigint[], $9::bigint[], $10::text[], $11::integer[], $12::timestamptz[], $13::text[],
-                $14::timestamptz[], $15::bigint[], $16::timestamptz[])
-        u (device_no, held, boots, seen, seen_floor, lowest, highest, accepted, held_bytes, standing, suspicion,
-           suspicion_at, software, clock_off_since, rate_milli, rate_at)
-    where s.device_no = u.device_no"""
+    from changed_device u where s.device_no = u.device_no"""
 
 UPDATE_CLOSED = """
     update store.closed_ledger c set

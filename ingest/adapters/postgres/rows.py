@@ -9,12 +9,14 @@ import msgspec
 from ingest.core.device import Device
 from ingest.core.message import RawRecord, Refused
 from ingest.core.outcome import Accepted, Alert, Duplicate, Held, Outcome
-from ingest.core.rate import Bucket, Shares
+from ingest.core.rate import Shares
 from ingest.core.seal import claims
 from ingest.core.sequence import Ledger
 from ingest.core.verdict import Verdict
 
 Row = tuple[Any, ...]
+
+_UNUSED = Ledger()
 
 CALENDAR_S_MAX = 253_402_300_799.0  # 9999-12-31 23:59:59 UTC
 
@@ -34,6 +36,10 @@ EXCEPTION = (
 ACCUSATION = (
     "device_no", "digest", "evidence", "weight", "before", "after", "spared", "tenant_no", "software", "epoch", "seq",
     "topic_no", "partition", "kafka_offset", "received_at", "judged_by",
+)  # fmt: skip
+DEVICE = (
+    "device_no", "held", "held_bytes", "boots", "seen", "seen_floor", "lowest", "highest", "accepted", "standing",
+    "suspicion", "suspicion_at", "software", "clock_off_since", "rate_milli", "rate_at",
 )  # fmt: skip
 SAMPLE = ("device_no", "epoch", "seq", "sample_no", "issued_at", "recorded_at")
 
@@ -159,31 +165,26 @@ def alerts(raised: Sequence[Alert], owners: Mapping[str, Mapping[str, Any]]) -> 
     ]
 
 
-def devices(changed: Sequence[Device]) -> list[list[Any]]:
-    """Give the columns for UPDATE_DEVICES: each device's current epoch."""
-    current = [device.ledgers.get(device.epoch, Ledger()) for device in changed]
+def devices(changed: Sequence[Device]) -> list[Row]:
+    """Give the rows of `changed_device`: what a batch changes of `store.device_state`, of each one's current epoch."""
     return [
-        [device.device_no for device in changed],
-        [device.held for device in changed],
-        [b"".join(device.boots) for device in changed],
-        *_ledgers(current),
-        [device.held_bytes for device in changed],
-        [device.standing.value for device in changed],
-        [device.suspicion for device in changed],
-        [device.suspicion_at_ms * 1000 for device in changed],
-        [device.software for device in changed],
-        [None if device.clock_off_since_ms is None else device.clock_off_since_ms * 1000 for device in changed],
-        *_buckets([device.rate for device in changed]),
-    ]
+        (
+            device.device_no, device.held, device.held_bytes, b"".join(device.boots), multirange(ledger.ranges),
+            ledger.floor, ledger.lowest, ledger.highest, ledger.accepted, device.standing.value, device.suspicion,
+            device.suspicion_at_ms * 1000, device.software,
+            None if device.clock_off_since_ms is None else device.clock_off_since_ms * 1000,
+            device.rate.level_milli, device.rate.at_ms * 1000,
+        )
+        for device in changed
+        for ledger in (device.ledgers.get(device.epoch, _UNUSED),)
+    ]  # fmt: skip
 
 
 def shares(charged: Shares) -> list[list[int]]:
     """Give the columns for UPDATE_SHARES, by tenant."""
-    return [sorted(charged), *_buckets([charged[no] for no in sorted(charged)])]
-
-
-def _buckets(buckets: Sequence[Bucket]) -> list[list[int]]:
-    return [[bucket.level_milli for bucket in buckets], [bucket.at_ms * 1000 for bucket in buckets]]
+    buckets = [charged[no] for no in sorted(charged)]
+    levels, times = [bucket.level_milli for bucket in buckets], [bucket.at_ms * 1000 for bucket in buckets]
+    return [sorted(charged), levels, times]
 
 
 def closed(changed: Sequence[Device]) -> list[list[Any]]:
@@ -194,11 +195,10 @@ def closed(changed: Sequence[Device]) -> list[list[Any]]:
         for epoch, ledger in device.ledgers.items()
         if epoch != device.epoch
     ]
-    return [[no for no, _, _ in old], [epoch for _, epoch, _ in old], *_ledgers([ledger for _, _, ledger in old])]
-
-
-def _ledgers(ledgers: Sequence[Ledger]) -> list[list[Any]]:
+    ledgers = [ledger for _, _, ledger in old]
     return [
+        [no for no, _, _ in old],
+        [epoch for _, epoch, _ in old],
         [multirange(ledger.ranges) for ledger in ledgers],
         [ledger.floor for ledger in ledgers],
         [ledger.lowest for ledger in ledgers],

@@ -78,6 +78,7 @@ class PostgresStore:
         await connection.execute(queries.TOPIC_EXISTS, topic)
         topic_no = await connection.fetchval(queries.TOPIC, topic, partition)
         judged_by = await sign(connection, signed := self._provenance())
+        await connection.execute(queries.CHANGED_DEVICES)
         await connection.execute(queries.LEASE_EXISTS, topic_no, partition)
         await connection.execute(queries.END_PREVIOUS_OWNER, topic_no, partition)
         ours_last = self._epochs.get((topic_no, partition), 0)

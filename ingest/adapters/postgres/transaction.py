@@ -154,7 +154,10 @@ class PostgresTransaction:
 
     async def _update(self, devices: Sequence[Device]) -> None:
         if devices:
-            await self._connection.execute(queries.UPDATE_DEVICES, *rows.devices(devices))
+            copy = self._connection.copy_records_to_table
+            with encoding():
+                await copy("changed_device", records=rows.devices(devices), columns=rows.DEVICE)
+            await self._connection.execute(queries.UPDATE_DEVICES)
         old = rows.closed(devices)
         if old[0]:
             await self._connection.execute(queries.UPDATE_CLOSED, *old)
