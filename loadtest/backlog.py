@@ -176,7 +176,7 @@ def resident(supervisor: int, what: str) -> dict[int, int]:
     for pid in family(supervisor)[1:] or [supervisor]:  # a worker alone supervises nobody
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            found[pid] = next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:"))
+            found[pid] = next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:")), 0)
     return found
 
 

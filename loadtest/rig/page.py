@@ -122,8 +122,8 @@ def _histogram(result: Result) -> str:
         (f"{name} {_ms(value)}", value)
         for name, value in (("p50", result.waited.p50), ("p99", result.waited.p99), ("p99.9", result.waited.p999))
     ]
-    drawn = picture.bars(Frame("Append to commit, how many", _ms), counts, marks)
-    return _framed(f"Append to commit, messages by milliseconds, {result.watched}", [], drawn)
+    drawn = picture.bars(Frame("Append to commit: how many took how long", _ms), counts, marks)
+    return _framed(f"Append to commit: how many took how long, {result.watched}", [], drawn)
 
 
 def _gathered(buckets: Sequence[tuple[int, int, int]]) -> Iterable[tuple[float, float, float]]:

@@ -2,7 +2,6 @@
 
 import msgspec
 
-from ingest.core.verdict import Verdict
 from loadtest.rig.histogram import Histogram
 
 LATE_MS = 100.0  # of a hundred messages, one was later: the sender is not to be believed
@@ -59,7 +58,7 @@ class Part(msgspec.Struct, frozen=True):
 class Count(msgspec.Struct, frozen=True):
     """How many of a stream deserved a verdict."""
 
-    verdict: Verdict | str
+    verdict: str
     reason: str
     deserved: int
     given: int

@@ -1,14 +1,11 @@
 """What `weighbridge loadtest` measures, at a size that a test has time for: the figures mean nothing, the counts do."""
 
-import os
 from pathlib import Path
 
 import msgspec
 import pytest
 from click.testing import CliRunner
 
-from deploy import embedded
-from deploy.embedded.command import STATE
 from ingest.__main__ import main
 from ingest.config import EngineChoice
 from ingest.core.device import Algorithm
@@ -26,15 +23,6 @@ from loadtest.costs.trial import Report, Wish, measure
 from loadtest.costs.trial import Row as Cost
 
 REASONS = ("malformed", "bad_signature", "out_of_range", "duplicate", "seq_jump")
-
-
-@pytest.fixture
-async def pair(servers: embedded.Addresses) -> Servers:
-    """This run's own servers, with the means to tell what they use."""
-    pair = Servers(STATE / f"test-{os.getpid()}")
-    await pair.up()
-    assert pair.kafka == servers.kafka
-    return pair
 
 
 @pytest.mark.real

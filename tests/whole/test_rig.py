@@ -1,6 +1,5 @@
 """Loads of every kind at a size that a test has time for: verdicts are the true ones, and the report stands alone."""
 
-import os
 import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -10,8 +9,6 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from deploy import embedded
-from deploy.embedded.command import STATE
 from ingest.__main__ import main
 from ingest.config import EngineChoice
 from ingest.core.device import Algorithm
@@ -32,15 +29,6 @@ WISH = Wish(
     senders=2,
     seed=1,
 )
-
-
-@pytest.fixture
-async def pair(servers: embedded.Addresses) -> Servers:
-    """This run's own servers, with the means to tell what they use."""
-    pair = Servers(STATE / f"test-{os.getpid()}")
-    await pair.up()
-    assert pair.kafka == servers.kafka
-    return pair
 
 
 @pytest.mark.real
