@@ -83,6 +83,8 @@ async def _servers(state: Path, lent: embedded.Addresses | None) -> AsyncIterato
         async with raised(state) as servers:
             yield servers
     else:
+        async with connected(lent.database):
+            pass  # before anything is signed for it
         await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)  # for what workers tell
         yield Servers(state, lent)
 
@@ -93,8 +95,7 @@ async def conduct(name: str, wish: Wish, cache: Path, place: contextlib.Abstract
     scenario = SCENARIOS[name]
     async with place as servers:
         results = [await play(servers, course, wish, cache) for course in scenario.plan(wish)]
-        async with connected(servers.database("postgres")) as connection:
-            machine = await describe(connection, load_before)
+        machine = await describe(servers, load_before)
     wished = msgspec.to_builtins(wish)
     return Report(name, scenario.about, began_at, wished, machine, results, settle(scenario, results))
 

@@ -5,9 +5,10 @@ import os
 import platform
 from pathlib import Path
 
-from ingest.adapters.postgres.connection import Connection
 from ingest.build import identify
+from loadtest.chaos.stage import Servers
 from loadtest.compare.cpu import CORES
+from loadtest.compare.ground import connected
 from loadtest.rig.result import Machine
 
 _SHOWN = ("fsync", "synchronous_commit", "full_page_writes")
@@ -19,9 +20,12 @@ def load() -> list[float]:
     return list(os.getloadavg())
 
 
-async def describe(connection: Connection, load_before: list[float]) -> Machine:
+async def describe(servers: Servers, load_before: list[float]) -> Machine:
     """Describe it."""
-    durability = {f"PostgreSQL {name}": str(await connection.fetchval(f"show {name}")) for name in _SHOWN}
+    async with connected(servers.database("postgres")) as connection:
+        durability = {f"PostgreSQL {name}": str(await connection.fetchval(f"show {name}")) for name in _SHOWN}
+    async with servers.administered() as client:
+        durability |= {"Kafka acks": "all", "Kafka brokers": str(len((await client.describe_cluster())["brokers"]))}
     return Machine(
         cpu=_field("/proc/cpuinfo", "model name"),
         cores=CORES,
@@ -31,7 +35,7 @@ async def describe(connection: Connection, load_before: list[float]) -> Machine:
         python=platform.python_version(),
         commit=await _commit(),
         build=identify(),
-        durability=durability | {"Kafka acks": "all", "Kafka brokers": "1"},
+        durability=durability,
     )
 
 
