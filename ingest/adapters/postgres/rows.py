@@ -216,4 +216,4 @@ def read_multirange(text: str) -> tuple[int, ...]:
     """Read what `multirange` writes."""
     if text == "{}":
         return ()
-    return tuple(map(int, text.strip("{}").replace("[", "").replace(")", "").split(",")))
+    return tuple(map(int, text[2:-2].replace("),[", ",").split(",")))

@@ -24,6 +24,8 @@ from ingest.core.standing import Cohort, Trips
 from ingest.core.verdict import AlertKind, Verdict
 from ingest.ports import FencedError
 
+_STANDINGS = {standing.value: standing for standing in Standing}
+
 
 class Ownership(msgspec.Struct, frozen=True):
     """One partition on one connection."""
@@ -199,12 +201,17 @@ def _bitmap(strangers: Strangers) -> bytes:
 
 
 def _device(row: asyncpg.Record) -> Device:
-    boots = row["boots"]
+    """Make an object of a row of RECALL; by position, and without asking an enum, for there may be one a message."""
+    (
+        device_no, standing, key_version, epoch, held, held_bytes, boots, seen, floor, lowest, highest, accepted,
+        suspicion, suspicion_at, software, clock_off_since, rate_milli, rate_at,
+    ) = row  # fmt: skip
+    ledger = Ledger(rows.read_multirange(seen), floor, lowest, highest, accepted)
     return Device(
-        row["device_no"], Standing(row["standing"]), row["key_version"], row["epoch"], row["held"],
-        tuple(boots[at : at + 8] for at in range(0, len(boots), 8)), {row["epoch"]: _ledger(row)}, row["held_bytes"],
-        row["suspicion"], row["suspicion_at"] // 1000, row["software"],
-        None if row["clock_off_since"] is None else row["clock_off_since"] // 1000, _bucket(row),
+        device_no, _STANDINGS[standing], key_version, epoch, held,
+        tuple([boots[at : at + 8] for at in range(0, len(boots), 8)]), {epoch: ledger}, held_bytes,
+        suspicion, suspicion_at // 1000, software, None if clock_off_since is None else clock_off_since // 1000,
+        Bucket(rate_milli, rate_at // 1000),
     )  # fmt: skip
 
 
