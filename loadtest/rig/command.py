@@ -47,7 +47,7 @@ def options(scenario: Scenario) -> list[Decorator]:
                      help="Seconds before, which do not count."),
         click.option("--devices", default=scenario.devices, show_default=True, type=click.IntRange(6, 10_000_000),
                      help="How many send them; rounded up to a multiple of six, the partitions."),
-        click.option("--samples", default=1, show_default=True, type=click.IntRange(1, 1_000), help="In a message."),
+        click.option("--samples", default=1, show_default=True, type=click.IntRange(1, 200), help="In a message."),
         click.option("--alg", default="ed25519", show_default=True, type=click.Choice(list(ALGORITHMS)),
                      help="Of the signatures."),
         click.option("--engine", default=EngineChoice.AUTO.value, show_default=True,

@@ -75,6 +75,17 @@ class Senders:
         told, self.told = self.told, []
         return told
 
+    async def close(self) -> None:
+        """Wait for them to end; if not all was sent, nobody wants the rest any more."""
+        unfinished = self._ended < len(self._processes)
+        for task in self._listening:
+            task.cancel()
+        for process in self._processes:
+            if unfinished:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+            await _end(process)
+
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout, "it is a pipe"
         async for line in process.stdout:
@@ -210,11 +221,11 @@ async def _senders(ground: Ground, course: Course, wish: Wish, cache: Path) -> A
                 limit=LINE_BYTES_MAX,
             )
         )
+    senders = Senders(processes)
     try:
-        yield Senders(processes)
+        yield senders
     finally:
-        for process in processes:
-            await _end(process)
+        await senders.close()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
