@@ -13,6 +13,7 @@ import msgspec
 WIDTH, HEIGHT = 640, 216
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 18, 26
 TICKS = 4  # about so many
+HEADROOM = 1.3  # above bars, for what is said of the marks
 FINE_BELOW = 1_000  # an axis of powers of ten that spans less has numbers between them, too
 
 
@@ -101,7 +102,7 @@ def bars(frame: Frame, counts: Sequence[tuple[float, float, float]], marks: Sequ
     """Draw how many lie between two values, over an axis of powers of ten; marks stand where one should look."""
     low, high = counts[0][0], counts[-1][1]
     across = Scale(low, high, LEFT, WIDTH - RIGHT, logarithmic=True)
-    up = _up(frame, [Curve("", [(start, count) for start, _, count in counts])])
+    up = _up(frame, [Curve("", [(start, count * HEADROOM) for start, _, count in counts])])
     body = _grid(frame, across, up)
     for start, end, count in counts:
         if count:

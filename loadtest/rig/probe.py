@@ -85,6 +85,8 @@ class Probe:
             self._used.update(used)
             cores = {kind: value / (now_s - self._before_s) for kind, value in used.items()}
             memory = {pid: size / MB for pid, size in resident(self._workers, "VmRSS").items()}
+            if not self.usage:
+                self.progress.waited = Histogram()
             self.usage.append(Usage(now_s - self.zero_s, cores, memory))
         self._before_s, self._before = now_s, now
         say(f"{now_s - self.zero_s:5.0f} s  {self.progress}")

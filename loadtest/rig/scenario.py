@@ -226,7 +226,7 @@ def _phases(*parts: tuple[str, float]) -> tuple[Phase, ...]:
     return tuple(found)
 
 
-GOODPUT = Claim("honest goodput beside it, of what it is alone", Measure.GOODPUT, least=0.8)
+GOODPUT = Claim("goodput of the watched stream beside the other, of what it is alone", Measure.GOODPUT, least=0.8)
 
 SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
     {
