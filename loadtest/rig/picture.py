@@ -13,6 +13,7 @@ import msgspec
 WIDTH, HEIGHT = 640, 216
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 18, 26
 TICKS = 4  # about so many
+LETTER = 6  # about as wide
 HEADROOM = 1.3  # above bars, for what is said of the marks
 FINE_BELOW = 1_000  # an axis of powers of ten that spans less has numbers between them, too
 
@@ -163,7 +164,9 @@ def _bands(across: Scale, bands: Sequence[Band]) -> list[str]:
         if number % 2:
             tall = HEIGHT - BOTTOM - TOP
             found.append(f'<rect class="band" x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" height="{tall}"/>')
-        found.append(_text(left + 4, TOP - 6, band.label, "start faint"))
+        narrow = right - left < LETTER * len(band.label) + 8
+        found.append(_text(right - 2, TOP - 6, band.label, "end faint") if narrow
+                     else _text(left + 4, TOP - 6, band.label, "start faint"))  # fmt: skip
     return found
 
 
