@@ -94,6 +94,9 @@ class Device(msgspec.Struct, frozen=True, gc=False):
     suspicion_at_ms: int = 0
     software: str = ""  # of its highest accepted message
     clock_off_since_ms: int | None = None  # by the broker's clock; None: its highest accepted message was well timed
+    rolled: bytes = (
+        b""  # a boot that came since the newest of `boots`, with used numbers only: lost its counter, or a copy
+    )
     rate: Bucket = Bucket()  # how many messages of it may be accepted now
 
 

@@ -191,11 +191,23 @@ class _Bench:
         if conflict is not None:  # what is too old to compare proves nothing
             both = conflict is Hold.EQUIVOCATION and case.number in self._owners
             return Evidence.EQUIVOCATION if both else None
-        if envelope.seq > case.ledger.highest and envelope.boot in device.boots[:-1]:
+        if envelope.seq > case.ledger.highest and self._goes_on(case, device):
             return Evidence.CLONE
         if key.state is KeyState.RETIRED and _beyond(key, envelope):
             return Evidence.RETIRED_KEY
         return None
+
+    def _goes_on(self, case: _Case, device: Device) -> bool:
+        """Say whether a boot speaks that another has followed: one that was accepted, or one with a lost counter."""
+        boot = case.envelope.boot
+        if boot in device.boots[:-1]:
+            return True
+        return device.rolled != b"" and device.boots[-1:] == (boot,) and self._now(case, device)
+
+    def _now(self, case: _Case, device: Device) -> bool:
+        """Say whether a message tells what its device does now: not late data, a closed epoch, or what has waited."""
+        live = self.meter is not None and case.envelope.epoch == device.epoch
+        return live and quality(case.envelope, self._policy) is TimeQuality.OK
 
     def _conflict(self, case: _Case, device: Device) -> Hold | None:
         """Tell a clone from a counter that was lost with its memory, when the number is another message's."""
@@ -228,7 +240,7 @@ class _Bench:
         left = self.meter.charge(device.rate, case.verified.sender.tenant_no, case.envelope.record.received_at_ms)
         if isinstance(left, Bucket):
             return self._accept(case, device, left)
-        if left is Limit.DEVICE:
+        if left is Limit.DEVICE and self._now(case, device):
             device = self._accuse(device, case.verified, Evidence.RATE)
         return self._hold(case, device, Hold.RATE_LIMITED, left)
 
@@ -236,15 +248,16 @@ class _Bench:
         """Remember it; what is above all others tells how its device's clock and software are now."""
         envelope, now_ms = case.envelope, case.envelope.record.received_at_ms
         time_quality = quality(envelope, self._policy)
-        boots, software, off_since_ms = device.boots, device.software, device.clock_off_since_ms
+        boots, rolled, software, off_since_ms = device.boots, device.rolled, device.software, device.clock_off_since_ms
         if envelope.seq > case.ledger.highest:
             software = envelope.software
             off_since_ms = _off_since(off_since_ms, time_quality, now_ms)
             if boots[-1:] != (envelope.boot,):
                 boots = (*(boot for boot in boots if boot != envelope.boot), envelope.boot)[-BOOTS_MAX:]
+                rolled = b""
         ledger = add(case.ledger, envelope.seq, self._policy.ledger_ranges_max)
         self._devices[device.device_no] = msgspec.structs.replace(
-            device, ledgers={**device.ledgers, envelope.epoch: ledger}, boots=boots, software=software,
+            device, ledgers={**device.ledgers, envelope.epoch: ledger}, boots=boots, rolled=rolled, software=software,
             clock_off_since_ms=off_since_ms, rate=rate,
         )  # fmt: skip
         self._remember(case, owner=True)
@@ -257,10 +270,8 @@ class _Bench:
         size = len(case.envelope.record.value)
         whole = device.held_bytes + size <= self._policy.held_bytes_max
         held_bytes = device.held_bytes + size if whole else device.held_bytes
-        boots, boot = device.boots, case.envelope.boot
-        if reason is Hold.COUNTER_ROLLBACK and boot not in boots:  # if the one before goes on, they are two units
-            boots = (*boots, boot)[-BOOTS_MAX:]
-        row = msgspec.structs.replace(device, held=device.held + 1, held_bytes=held_bytes, boots=boots)
+        rolled = case.envelope.boot if reason is Hold.COUNTER_ROLLBACK and self._now(case, device) else device.rolled
+        row = msgspec.structs.replace(device, held=device.held + 1, held_bytes=held_bytes, rolled=rolled)
         self._devices[device.device_no] = row
         self._remember(case, owner=owns_its_number(reason))
         return Held(case.message, reason, whole, limit)

@@ -14,6 +14,8 @@ from ingest.core.verdict import Evidence, Refusal
 
 CONTENT = {Refusal.INVALID_PAYLOAD: Evidence.INVALID_CONTENT, Refusal.OUT_OF_RANGE: Evidence.IMPLAUSIBLE}
 
+SUSPICION_MAX = 10**9  # a row's integer holds it
+
 Cohort = tuple[int, str]  # tenant_no and software version: what an update that went wrong would strike at once
 
 
@@ -55,7 +57,7 @@ def accuse(
 ) -> tuple[Device, Accusation]:
     """Weigh one piece of evidence; where too much of its cohort was quarantined of late, a device is only watched."""
     now_ms, weight = verified.record.received_at_ms, policy.weight_of(evidence)
-    suspicion = calm(device, now_ms, policy) + weight
+    suspicion = min(calm(device, now_ms, policy) + weight, SUSPICION_MAX)
     due = _due(device.standing, suspicion, policy)
     falls = due is Standing.QUARANTINED and device.standing is not due
     spared = falls and trips is not None and trips.overfull(now_ms, policy)

@@ -259,7 +259,7 @@ BATCHES = {
     "links": ("update store.batch set links = set_byte(links, 3, get_byte(links, 3) # 1) where {it}", SEALED),
     "unlinked": (
         "update store.batch set links = null, seal = null where {it}",
-        "to {end} has no links, though the one",
+        "to {end} has no links, though there were",
     ),
     "counts": ("update store.batch set refused = refused - 1, held = held + 1 where {it}", COUNTED),
     "skipped": ("insert into store.skipped values (1, 0, {start}, {start} + 1)", COUNTED),

@@ -158,3 +158,10 @@ def test_any_cut_gives_the_same_verdicts_and_buckets(says: list[Say], cuts: set[
     for start, end in itertools.pairwise([0, *sorted(cut for cut in cuts if cut < len(says)), len(says)]):
         assert parts.weigh(*says[start:end]) == found[start:end]
     assert (parts.devices, parts.shares) == (whole.devices, whole.shares)
+
+
+def test_who_is_kept_back_and_comes_late_is_not_to_blame() -> None:
+    court = used(Policy(device_per_s_max=1, device_burst_max=3, device_away_s_max=100, quarantined_from=4, **FREE))
+    late = [Say(seq, str(seq), at_ms=NOW_MS + 3_000, late_s=3_600) for seq in range(200, 208)]
+    assert court.weigh(*late) == ["accepted"] * 2 + ["rate_limited"] * 6
+    assert court.device.suspicion == 0

@@ -11,7 +11,7 @@ from ingest.core.policy import Policy
 from ingest.core.sequence import Ledger
 from ingest.core.standing import Trips
 from ingest.core.verdict import Evidence, Refusal
-from tests.core.court import EPOCH, NOW_MS, PATIENT, Court, Say, examined, span, trusted
+from tests.core.court import DAY_S, EPOCH, NOW_MS, PATIENT, Court, Say, examined, span, trusted
 
 ONE, TWO = "boot-001", "boot-002"
 HOUR_MS = 3_600_000
@@ -148,3 +148,49 @@ def test_the_guard_spares_a_cohort_of_which_too_many_would_fall_at_once() -> Non
     assert fall(5, Trips((NOW_MS,) * 2, 1_000), policy) == [Standing.QUARANTINED] * 5, "a share of a large one"
     long_ago = NOW_MS - policy.guard_window_s * 1_000
     assert fall(3, Trips((long_ago,) * 9, 10), policy) == [Standing.QUARANTINED] * 3
+
+
+def held_back(*says: Say, court: Court | None = None) -> Court:
+    """Give a court before which a device has lost its counter."""
+    court = court or Court()
+    assert court.weigh(*[Say(seq, boot=ONE) for seq in range(1, 11)]) == ["accepted"] * 10
+    court.weigh(*says)
+    return court
+
+
+def test_who_loses_a_counter_twice_and_is_late_is_one_device() -> None:
+    court = held_back(Say(1, "b", boot=TWO), Say(3, "c", boot="boot-003"))
+    late = [Say(seq, content, boot=TWO, late_s=3_000) for seq, content in ((2, "d"), (4, "e"))]
+    found = court.weigh(late[0], Say(11, boot="boot-003"), late[1], Say(12, boot="boot-003"))
+    assert found == ["counter_rollback", "accepted", "counter_rollback", "accepted"]
+    assert court.device.standing is Standing.TRUSTED
+
+
+def test_what_was_buffered_when_a_counter_was_lost_is_no_second_unit() -> None:
+    court = held_back(Say(1, "b", boot=TWO))
+    assert court.weigh(Say(11, boot=ONE, late_s=3_000)) == ["accepted"]
+
+
+def test_a_closed_epoch_late_data_and_what_waited_do_not_make_a_device_two() -> None:
+    before = Ledger((1, 6), 0, 1, 5, 5)
+    court = Court(trusted(ledgers={EPOCH - 1: before}))
+    court.known[1, EPOCH - 1, 3].append(Prior(b"another".ljust(32), ONE.encode(), owner=True))
+    held_back(Say(3, "b", epoch=EPOCH - 1, boot=TWO), Say(3, "c", boot=TWO, late_s=40 * DAY_S), court=court)
+    assert court.weigh(Say(11, boot=ONE)) == ["accepted"]
+    court.charging = False  # as when it leaves the lane
+    court.weigh(Say(4, "d", boot="boot-003"))
+    court.charging = True
+    assert court.weigh(Say(12, boot=ONE)) == ["accepted"]
+
+
+def test_a_used_number_in_many_boots_does_not_hide_who_was_accepted() -> None:
+    court = held_back(*[Say(1, str(n), boot=f"boot-1{n:02}") for n in range(20)])
+    assert court.device.boots == (ONE.encode(),)
+    assert court.weigh(Say(11, boot=ONE), Say(12, boot=ONE)) == ["quarantined", "quarantined"]
+
+
+def test_suspicion_has_an_end() -> None:
+    court = Court(policy=Policy(weight_equivocation=10**6))
+    court.devices[1] = replace(court.device, suspicion=10**9 - 5, suspicion_at_ms=NOW_MS)
+    court.weigh(Say(1), Say(1, "b"))
+    assert court.device.suspicion == 10**9

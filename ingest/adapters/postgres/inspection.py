@@ -50,7 +50,9 @@ _BEFORE = """
     where topic_no = $1 and partition = $2 and from_offset < $3 order by from_offset desc limit 1"""
 
 _BATCHES = """
-    select from_offset, to_offset, accepted, duplicate, held, refused, judged_by, links, seal from store.batch
+    select from_offset, to_offset, accepted, duplicate, held, refused, judged_by, links, seal,
+           committed_at < (select applied_at from store.migration where name = '0007_chain.sql') as before_links
+    from store.batch
     where topic_no = $1 and partition = $2 and from_offset >= $3 order by from_offset"""
 
 _SKIPPED = """
@@ -215,11 +217,11 @@ class _Walk:
         if start > self._at:
             self._add(f"there is no batch from offset {self._at} to {start}")
             self._seal = None
-        if links is None and self._seal in (BEGINNING, None):
+        if links is None and (self._seal == BEGINNING or (self._seal is None and batch["before_links"])):
             consumed = sum(batch[verdict.value] for verdict in Verdict)
             self._findings.unchecked["records that were judged before there were links"] += consumed
         elif links is None:
-            self._add(f"the batch from offset {start} to {end} has no links, though the one before it has")
+            self._add(f"the batch from offset {start} to {end} has no links, though there were such then")
         elif self._seal is not None and seal(self._seal, links) != batch["seal"]:
             self._add(f"the batch from offset {start} to {end}: its links are not those that were sealed")
         self._at, self._seal = end, self._seal if links is None else batch["seal"]

@@ -8,6 +8,7 @@ from ingest.adapters.postgres import queries
 from ingest.adapters.postgres.connection import Connection, trouble
 from ingest.core.device import Algorithm, Key, KeyRing, KeyState, Sender
 from ingest.core.message import Envelope, Refused
+from ingest.ports import TroubleError
 
 
 class Keyring:
@@ -32,6 +33,8 @@ class Keyring:
 
     async def _find(self, connection: Connection, asked: Collection[str]) -> dict[str, Sender]:
         version = await connection.fetchval(queries.REGISTRY_VERSION)
+        if version is None:
+            raise TroubleError("PostgreSQL: store.registry has lost its row; put it back with a version never used")
         if version != self._version:
             self._senders.clear()
             self._version = version

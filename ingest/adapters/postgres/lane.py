@@ -28,6 +28,7 @@ from ingest.core.examine import Examiner
 from ingest.core.judge import Content, KeysMovedError
 from ingest.core.message import Examined, RawRecord, Verified
 from ingest.core.outcome import Outcome, span_of
+from ingest.core.policy import Policy
 from ingest.core.rate import Bucket
 from ingest.core.seal import facts_of
 from ingest.core.verdict import Hold, Refusal, Verdict
@@ -55,7 +56,7 @@ _WAITING = """
         from (
             select * from store.held
             where ({whose}, partition, topic_no, kafka_offset) > ($1, $3, $4, $5) and {whose} <= $1
-            and coalesce(release_no, 0) < $2
+            and coalesce(release_no, 0) < $2 and held_at <= (select decided_at from store.release where release_no = $2)
             order by {whose}, partition, topic_no, kafka_offset limit $6
         ) h join store.topic t using (topic_no)
         window place as (order by h.partition, h.topic_no, h.kafka_offset)
@@ -147,8 +148,9 @@ class Review:
         waiting: Sequence[asyncpg.Record],
         examined: Sequence[Examined],
     ) -> Counter[Verdict | Refusal]:
-        policy, where = self._examiner.policy, (batch.stamp.topic_no, batch.stamp.partition)
+        where = batch.stamp.topic_no, batch.stamp.partition
         devices = await batch.lock({row["device_no"] for row in waiting})
+        policy = _with_room(self._examiner.policy, devices)
         offsets = [row["kafka_offset"] for row in waiting]
         taken = {row["kafka_offset"]: row for row in await self._connection.fetch(_TAKE_OUT, *where, offsets)}
         ours = [(_record(row), one) for row, one in zip(waiting, examined, strict=True) if row["kafka_offset"] in taken]
@@ -165,6 +167,11 @@ class Review:
         totals = [outcome.total(verdict) for verdict in Verdict]
         await self._connection.execute(_RELEASE_COUNTED, release_no, *totals)
         return Counter(dict(zip(Verdict, totals, strict=True)))
+
+
+def _with_room(policy: Policy, devices: Mapping[int, Device]) -> Policy:
+    """Let whatever is held again stay whole, though less may be held now than when it came."""
+    return replace(policy, held_bytes_max=max(policy.held_bytes_max, *(one.held_bytes for one in devices.values())))
 
 
 class _View:

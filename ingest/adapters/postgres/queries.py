@@ -138,7 +138,7 @@ REGISTERED_KIDS = """
 
 RECALL = """
     select device_no, standing, key_version, epoch, held, held_bytes, boots, seen::text, seen_floor, lowest, highest,
-           accepted, suspicion, suspicion_at, software, clock_off_since, rate_milli, rate_at
+           accepted, suspicion, suspicion_at, software, clock_off_since, rate_milli, rate_at, rolled
     from store.device_state where device_no = any($1) order by device_no for no key update"""
 
 RECALL_CLOSED = """
@@ -209,7 +209,7 @@ SHARES = """
 CHANGED_DEVICES = """
     create temporary table if not exists changed_device on commit delete rows as
     select device_no, held, held_bytes, boots, seen::text as seen, seen_floor, lowest, highest, accepted, standing,
-           suspicion, suspicion_at, software, clock_off_since, rate_milli, rate_at
+           suspicion, suspicion_at, software, clock_off_since, rate_milli, rate_at, rolled
     from store.device_state with no data"""
 
 UPDATE_DEVICES = """
@@ -218,7 +218,7 @@ UPDATE_DEVICES = """
         seen = u.seen::int8multirange, seen_floor = u.seen_floor,
         lowest = u.lowest, highest = u.highest, accepted = u.accepted,
         standing = u.standing, suspicion = u.suspicion, suspicion_at = u.suspicion_at, software = u.software,
-        clock_off_since = u.clock_off_since, rate_milli = u.rate_milli, rate_at = u.rate_at
+        clock_off_since = u.clock_off_since, rate_milli = u.rate_milli, rate_at = u.rate_at, rolled = u.rolled
     from changed_device u where s.device_no = u.device_no"""
 
 UPDATE_CLOSED = """

@@ -1,7 +1,8 @@
-"""Did each revocation take effect? Counted once for each, a while after it, apart from what sees to it that it does.
+"""Did each revocation take effect? Counted for each, a while after it, apart from what sees to it that it does.
 
 An act of revocation notes how far all partitions and the held lane had come. What is stored under the key from beyond
-there came after it, and there should be none.
+there came after it, and there should be none. After a day it is counted once more: by then a device that was silent, or
+a partition that was far behind, has been heard.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import structlog
 from ingest.adapters.postgres.connection import Connection, connect, trouble
 from ingest.ports import TroubleError
 
-CHECK_AFTER_S = 60.0  # whatever was on its way then has come
+CHECK_AFTER_S = 60.0  # what was on its way then has come, unless its partition is behind
 OVERDUE_AFTER_S = 600.0
 LOOK_EVERY_S = 30.0
 AT_ONCE = 100
@@ -22,13 +23,17 @@ LOCK = 0x7265766F6B65  # "revoke": one process at a time
 # In no order: those that cannot be counted in time do not keep the others waiting.
 _DUE = """
     select key_no from store.revocation
-    where checked_at is null and began_at < clock_timestamp() - make_interval(secs => $1) order by random() limit $2"""
+    where checked_at is null and began_at < clock_timestamp() - make_interval(secs => $1)
+    or checked_at < began_at + interval '1 day' and began_at < clock_timestamp() - interval '1 day'
+    order by random() limit $2"""
 
 _CHECK = """
     update store.revocation r set checked_at = clock_timestamp(), stored_after = s.after, last_stored_at = s.last_at
-    from store.stored_under($1) s, store.device_key k
-    where r.key_no = $1 and k.key_no = $1 and r.checked_at is null
-    returning extract(epoch from greatest(k.revoked_at, s.last_at) - r.began_at)::double precision, s.after"""
+    from store.stored_under($1) s, store.device_key k, store.revocation before
+    where r.key_no = $1 and k.key_no = $1 and before.key_no = $1
+    and (r.checked_at is null or r.checked_at < r.began_at + interval '1 day')
+    returning extract(epoch from greatest(k.revoked_at, s.last_at) - r.began_at)::double precision,
+              s.after - coalesce(before.stored_after, 0), before.checked_at is not null"""
 
 _UNCHECKED = """
     select count(*) from store.revocation
@@ -67,12 +72,13 @@ async def _look(database: str, observer: Observer) -> None:
 
 
 async def check(connection: Connection, observer: Observer, after_s: float) -> None:
-    """Check those that are so old, and were not checked before."""
+    """Check those that are so old, and were not checked before or only on their first day."""
     for (key_no,) in await connection.fetch(_DUE, after_s, AT_ONCE):
         found = await connection.fetchrow(_CHECK, key_no, timeout=COUNT_S_MAX)
         if found is None:
             continue
-        seconds, stored_after = found
-        observer.revoked(seconds, stored_after)
+        seconds, stored_after, again = found
+        if stored_after or not again:
+            observer.revoked(seconds, stored_after)
         if stored_after:
             structlog.get_logger().error("stored_after_revocation", key_no=key_no, messages=stored_after)

@@ -39,7 +39,7 @@ ACCUSATION = (
 )  # fmt: skip
 DEVICE = (
     "device_no", "held", "held_bytes", "boots", "seen", "seen_floor", "lowest", "highest", "accepted", "standing",
-    "suspicion", "suspicion_at", "software", "clock_off_since", "rate_milli", "rate_at",
+    "suspicion", "suspicion_at", "software", "clock_off_since", "rate_milli", "rate_at", "rolled",
 )  # fmt: skip
 SAMPLE = ("device_no", "epoch", "seq", "sample_no", "issued_at", "recorded_at")
 
@@ -173,7 +173,7 @@ def devices(changed: Sequence[Device]) -> list[Row]:
             ledger.floor, ledger.lowest, ledger.highest, ledger.accepted, device.standing.value, device.suspicion,
             device.suspicion_at_ms * 1000, device.software,
             None if device.clock_off_since_ms is None else device.clock_off_since_ms * 1000,
-            device.rate.level_milli, device.rate.at_ms * 1000,
+            device.rate.level_milli, device.rate.at_ms * 1000, device.rolled,
         )
         for device in changed
         for ledger in (device.ledgers.get(device.epoch, _UNUSED),)

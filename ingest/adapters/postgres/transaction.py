@@ -204,14 +204,14 @@ def _device(row: asyncpg.Record) -> Device:
     """Make an object of a row of RECALL; by position, and without asking an enum, for there may be one a message."""
     (
         device_no, standing, key_version, epoch, held, held_bytes, boots, seen, floor, lowest, highest, accepted,
-        suspicion, suspicion_at, software, clock_off_since, rate_milli, rate_at,
+        suspicion, suspicion_at, software, clock_off_since, rate_milli, rate_at, rolled,
     ) = row  # fmt: skip
     ledger = Ledger(rows.read_multirange(seen), floor, lowest, highest, accepted)
     return Device(
         device_no, _STANDINGS[standing], key_version, epoch, held,
         tuple([boots[at : at + 8] for at in range(0, len(boots), 8)]), {epoch: ledger}, held_bytes,
         suspicion, suspicion_at // 1000, software, None if clock_off_since is None else clock_off_since // 1000,
-        Bucket(rate_milli, rate_at // 1000),
+        rolled, Bucket(rate_milli, rate_at // 1000),
     )  # fmt: skip
 
 
