@@ -205,9 +205,15 @@ class _Bench:
         return device.rolled != b"" and device.boots[-1:] == (boot,) and self._now(case, device)
 
     def _now(self, case: _Case, device: Device) -> bool:
-        """Say whether a message tells what its device does now: not late data, a closed epoch, or what has waited."""
-        live = self.meter is not None and case.envelope.epoch == device.epoch
-        return live and quality(case.envelope, self._policy) is TimeQuality.OK
+        """Say whether a message tells what its device does now: not late data, a closed epoch, or what has waited.
+
+        Of a device whose clock is off nobody knows what is late, unless it is out of all bounds.
+        """
+        if self.meter is None or case.envelope.epoch != device.epoch:
+            return False
+        if device.clock_off_since_ms is not None:
+            return doubt(case.envelope, self._policy) is None
+        return quality(case.envelope, self._policy) is TimeQuality.OK
 
     def _conflict(self, case: _Case, device: Device) -> Hold | None:
         """Tell a clone from a counter that was lost with its memory, when the number is another message's."""
@@ -240,7 +246,7 @@ class _Bench:
         left = self.meter.charge(device.rate, case.verified.sender.tenant_no, case.envelope.record.received_at_ms)
         if isinstance(left, Bucket):
             return self._accept(case, device, left)
-        if left is Limit.DEVICE and self._now(case, device):
+        if left is Limit.DEVICE and quality(case.envelope, self._policy) is TimeQuality.OK:
             device = self._accuse(device, case.verified, Evidence.RATE)
         return self._hold(case, device, Hold.RATE_LIMITED, left)
 

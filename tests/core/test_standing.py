@@ -194,3 +194,10 @@ def test_suspicion_has_an_end() -> None:
     court.devices[1] = replace(court.device, suspicion=10**9 - 5, suspicion_at_ms=NOW_MS)
     court.weigh(Say(1), Say(1, "b"))
     assert court.device.suspicion == 10**9
+
+
+def test_a_copy_of_a_unit_whose_clock_is_off_is_noticed_as_well() -> None:
+    court = Court()
+    court.weigh(*[Say(seq, boot=ONE, late_s=5_000) for seq in range(1, 4)])
+    found = court.weigh(Say(2, "b", boot=TWO, late_s=5_000), Say(4, boot=ONE, late_s=5_000))
+    assert found == ["counter_rollback", "quarantined"]
