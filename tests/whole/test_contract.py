@@ -18,7 +18,7 @@ pytestmark = pytest.mark.real
 
 DAY_S = 86_400
 ACCEPTED, DUPLICATE = ("accepted", ""), ("duplicate", "")
-NOT_PROVOKED = {Refusal.POISON, Hold.RATE_LIMITED}  # no message of one device's brings them about
+NOT_PROVOKED = {Refusal.POISON, Refusal.LAPSED, Hold.RATE_LIMITED}  # no message of one device's brings them about
 CHARS = "vehicle:A-Z_a.z"
 
 

@@ -108,8 +108,9 @@ def test_each_kind_is_written_once_published_and_shown(house: House) -> None:
         house.weigh(*pairs["copied"], *turns, *pairs["spared"], *others, *others)
         wait_published(house)
     found = rows(house)
-    assert sorted({row["kind"] for row in found}) == sorted(kind.value for kind in AlertKind)
-    assert len(found) == len(AlertKind) + 2, "two are quarantined, and two have used a number twice"
+    expected = set(AlertKind) - {AlertKind.RATE_ABUSE, AlertKind.SHARE_SPENT}  # those are raised in test_flood.py
+    assert sorted({row["kind"] for row in found}) == sorted(kind.value for kind in expected)
+    assert len(found) == len(expected) + 2, "two are quarantined, and two have used a number twice"
     assert {row["tenant"] for row in found if row["kind"] != "unknown_devices"} == {"strangers"}
     events = told(house)
     assert [event["id"] for event in events if event["subject"] == "copied"] == [

@@ -41,6 +41,17 @@ def test_a_flood_waits_beyond_its_rate_while_others_pass_and_comes_out_by_a_pers
     house.check_tiles()
 
 
+def test_what_a_tenant_sends_above_its_share_waits_and_that_is_told(house: House) -> None:
+    devices = [Stranger(f"tcu-{number}", ed25519_key()) for number in range(8)]
+    house.enrol([device.registration() for device in devices])
+    with house.worker(policy_tenant_per_s_max=1, policy_tenant_burst_max=3):
+        found = house.weigh(*[device.say(1) for device in devices])
+    assert found[:3] == [("accepted", "")] * 3
+    assert ("held", "rate_limited") in found[3:]
+    ((kind, subject),) = house.query("select kind, subject from weighbridge.alert")
+    assert (kind, subject.partition(" in ")[2]) == ("share_spent", f"{house.topic}/0")
+
+
 def expected(received_s: list[float]) -> list[str]:
     """Count anew what a device may send, by the broker's clock."""
     left, before, verdicts = float(BURST), received_s[0], []
