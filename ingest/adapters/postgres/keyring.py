@@ -53,8 +53,8 @@ class Keyring:
 
     def _keep(self, found: dict[str, Sender]) -> None:
         self._senders |= found
-        for device_id in list(self._senders)[: max(0, len(self._senders) - self._senders_max)]:
-            del self._senders[device_id]
+        while len(self._senders) > self._senders_max:
+            del self._senders[next(iter(self._senders))]
 
 
 def _senders(found: Iterable[asyncpg.Record]) -> dict[str, Sender]:

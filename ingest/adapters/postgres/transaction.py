@@ -148,17 +148,17 @@ class PostgresTransaction:
         names, places = (columns := rows.alerts(alerts, owners))[:5], columns[5:]
         await self._connection.execute(queries.RAISE, *names, self.stamp.topic_no, self.stamp.judged_by, *places)
 
-    async def _copy(self, table: str, columns: Sequence[str], records: Sequence[rows.Row]) -> None:
+    async def _copy(
+        self, table: str, columns: Sequence[str], records: Sequence[rows.Row], schema: str = "store"
+    ) -> None:
         if records:
             copy = self._connection.copy_records_to_table
             with encoding():
-                await copy(table, records=records, columns=columns, schema_name="store")
+                await copy(table, records=records, columns=columns, schema_name=schema)
 
     async def _update(self, devices: Sequence[Device]) -> None:
         if devices:
-            copy = self._connection.copy_records_to_table
-            with encoding():
-                await copy("changed_device", records=rows.devices(devices), columns=rows.DEVICE)
+            await self._copy("changed_device", rows.DEVICE, rows.devices(devices), "pg_temp")
             await self._connection.execute(queries.UPDATE_DEVICES)
         old = rows.closed(devices)
         if old[0]:
