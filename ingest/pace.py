@@ -11,7 +11,8 @@ from ingest.core.verdict import Refusal
 from ingest.ports import Lease, TroubleError, UnkeepableError
 
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 5.0
-ATTEMPTS_MAX = 1  # of owners, to commit one batch; the next tries each message in a child process first
+ATTEMPTS_MAX = 1  # of owners, to commit one batch of the usual size
+OFFSETS_PER_RECORD_MAX = 2  # the end of a transaction, which may be of one record, takes an offset as well
 
 
 class Pace:
@@ -26,12 +27,12 @@ class Pace:
         self._backoff_s = BACKOFF_S_MIN
 
     def begin(self, lease: Lease) -> None:
-        """Be careful where others died, as far as they can have read, and take less the more of them did.
+        """Be careful as far as others can have read who died, and take less the more of them died just here.
 
-        A commit on the way there changes nothing but the pace.
+        A commit on the way there ends the latter and not the former, whoever's it was.
         """
+        self._careful_left = _in_reach(lease, self._records_max)
         if lease.attempts > ATTEMPTS_MAX:
-            self._careful_left = self._records_max
             self._records = max(1, min(self._records, self._records_max >> lease.attempts))
 
     @property
@@ -67,3 +68,11 @@ class Pace:
             self._taken = ()
         backoff_s, self._backoff_s = self._backoff_s, min(self._backoff_s * 2, BACKOFF_S_MAX)
         return backoff_s
+
+
+def _in_reach(lease: Lease, records_max: int) -> int:
+    """Say how many messages from here on can have been read where an owner died."""
+    if lease.died_offset is None:
+        return 0
+    judged_since = (lease.next_offset - lease.died_offset) // OFFSETS_PER_RECORD_MAX  # at least
+    return max(0, records_max - judged_since)

@@ -105,6 +105,10 @@ class Lease(Protocol):
         """How many owners died since the last commit, this one included: 1 if all is well."""
 
     @property
+    def died_offset(self) -> int | None:
+        """Where the batch began on which an owner died, of all such places the last; None: there is none."""
+
+    @property
     def allowance(self) -> Bucket:
         """How many bytes of what is refused may still be kept."""
 

@@ -20,8 +20,8 @@ from ingest.core import judge
 from ingest.core.device import Device
 from ingest.core.message import Envelope, Examined, RawRecord, Refused
 from ingest.core.outcome import Outcome, Span
-from ingest.pace import ATTEMPTS_MAX, BACKOFF_S_MAX, Pace
-from ingest.ports import FencedError, Lease, Mark, TroubleError, UnkeepableError
+from ingest.pace import BACKOFF_S_MAX, Pace
+from ingest.ports import FencedError, Mark, TroubleError, UnkeepableError
 from loadtest.simulation.trial import Trial
 
 SEEDS_TO_CATCH_MAX = 300
@@ -29,6 +29,7 @@ SEEDS_TO_CATCH_MAX = 300
 _whole_transaction = MemoryLease.transaction
 _whole_commit = MemoryTransaction.commit
 _own = vars(memory_store)["_own"]
+_move = vars(MemoryTransaction)["_move"]
 _failed = Pace.failed
 _without = vars(worker)["_without"]
 
@@ -135,8 +136,10 @@ def _move_offset_only(self: MemoryTransaction, outcome: Outcome) -> None:
     self._owned.next_offset, self._owned.record_hash = outcome.span.to_offset, outcome.span.record_hash
 
 
-def _begin_afresh(self: Pace, lease: Lease) -> None:
-    self._careful_left = self._records_max if lease.attempts > ATTEMPTS_MAX else 0
+def _move_past_the_dead(self: MemoryTransaction, outcome: Outcome) -> None:
+    """Let a commit make up for those who died before it."""
+    _move(self, outcome)
+    self._owned.died_offset = None
 
 
 def _fail_as_large(_self: Pace, _error: TroubleError) -> float:
@@ -203,7 +206,7 @@ VARIANTS: Mapping[str, tuple[tuple[object, str, object], ...]] = MappingProxyTyp
         "records redelivered to the worker": ((MemoryLog, "_gather", _gather_all),),
         "a hole believed at first sight": ((MemoryLog, "read", _read_once),),
         "those who died not counted": ((memory_store, "_own", _own_as_the_first),),
-        "care forgotten at the next trouble": ((Pace, "begin", _begin_afresh),),
+        "care forgotten at the next commit": ((MemoryTransaction, "_move", _move_past_the_dead),),
         "a pill's neighbours refused with it": ((worker, "_without", _without_any),),
         "a batch that never gets smaller": ((Pace, "failed", _fail_as_large),),
         "the first message of an unkeepable batch blamed": ((Pace, "failed", _fail_and_blame_the_first),),

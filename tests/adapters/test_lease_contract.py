@@ -4,7 +4,8 @@ import pytest
 
 from ingest.core.outcome import hash_of
 from ingest.core.rate import Bucket
-from ingest.ports import Mark
+from ingest.pace import Pace
+from ingest.ports import Lease, Mark
 from tests.adapters.contract import (
     EMPTY,
     NOW_S,
@@ -18,6 +19,18 @@ from tests.adapters.contract import (
     take_elsewhere,
     weigh,
 )
+
+RECORDS_MAX = 4
+
+
+def careful_for(lease: Lease) -> int:
+    """Say how many messages, one after the other, whoever has this lease now tries in a child process first."""
+    pace, tried = Pace(0, RECORDS_MAX), 0
+    pace.begin(lease)
+    while pace.careful:
+        pace.committed(1)
+        tried += 1
+    return tried
 
 
 async def test_the_lease_counts_the_owners_that_died_since_the_last_commit(world: World) -> None:
@@ -57,6 +70,47 @@ async def test_a_process_that_takes_over_again_has_not_died_in_between(world: Wo
         assert lease.attempts == 3
     async with take(world) as lease:
         assert lease.attempts == 4, "somebody came in between, and died"
+
+
+async def test_care_is_due_as_far_as_those_who_died_can_have_read_whoever_commits_on_the_way_and_dies_of_something_else(
+    world: World,
+) -> None:
+    async with take_elsewhere(world) as lease:
+        await weigh(lease, Said(1), Said(2))
+        assert careful_for(lease) == 0
+    async with take_elsewhere(world) as lease:
+        assert careful_for(lease) == 0, "whoever died before had committed something"
+    async with take_elsewhere(world) as lease:
+        assert (lease.attempts, lease.died_offset) == (2, 2)
+        assert careful_for(lease) == RECORDS_MAX
+        await weigh(lease, Said(3), Said(4))  # and it dies, for another reason
+    async with take_elsewhere(world) as lease:
+        assert (lease.attempts, lease.died_offset) == (1, 2)
+        assert careful_for(lease) == RECORDS_MAX - 1, "half of what has an offset may be markers"
+        await weigh(lease, *(Said(5 + n) for n in range(2 * RECORDS_MAX - 2)))
+    async with take_elsewhere(world) as lease:
+        assert (lease.attempts, lease.died_offset) == (1, 2)
+        assert careful_for(lease) == 0
+
+
+async def test_care_begins_anew_where_somebody_dies_later(world: World) -> None:
+    async with take_elsewhere(world):
+        pass
+    async with take(world) as lease:
+        assert lease.died_offset == 0
+        await weigh(lease, Said(1))
+    for _ in range(2):
+        async with take(world) as lease:
+            assert lease.died_offset == 0, "it has not died, only taken over again"
+    async with take_elsewhere(world) as lease:
+        assert lease.died_offset == 1
+
+
+async def test_who_gives_a_partition_up_alive_is_no_reason_for_care(world: World) -> None:
+    for _ in range(3):
+        async with take_elsewhere(world) as lease:
+            assert lease.died_offset is None
+            await lease.release()
 
 
 async def test_the_mark_is_that_of_the_last_record_committed(world: World) -> None:

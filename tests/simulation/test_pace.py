@@ -26,14 +26,17 @@ def take(pace: Pace, count: int = 1_000) -> int:
     return len(pace.take(log(count)))
 
 
-def lease_after(deaths: int) -> Lease:
-    """Give the lease of who takes over after so many have died."""
+def lease_after(deaths: int, judged_since: int = 0) -> Lease:
+    """Give the lease of who takes over after so many have died, and one more after so many offsets."""
 
     async def take_over() -> Lease:
         store = MemoryStore({}, [])
         for _ in range(deaths):
             async with store.take_over("t", 0):
                 pass
+        if judged_since:
+            async with store.take_over("t", 0):
+                store.leases["t", 0].next_offset = judged_since
         async with store.take_over("t", 0) as lease:
             return lease
 
@@ -140,11 +143,38 @@ def test_one_in_500_costs_a_few_attempts() -> None:
     assert attempts < 30
 
 
-def test_where_an_owner_died_each_message_is_tried_first_as_far_as_it_may_have_read() -> None:
-    pace, seen = Pace(0, 100), list[bool]()
-    for deaths, consumed in ((0, 0), (1, 60), (0, 39), (0, 1)):  # trouble after each commit: taken over again
-        pace.begin(lease_after(deaths))
-        seen.append(pace.careful)
+def test_where_an_owner_died_each_message_is_tried_first_as_far_as_it_can_have_read() -> None:
+    pace = Pace(0, 100)
+    pace.begin(lease_after(deaths=1))
+    for consumed in (60, 39, 1):
+        assert pace.careful
         pace.committed(consumed)
-    assert seen == [False, True, True, True]
     assert not pace.careful
+
+
+@pytest.mark.parametrize(("judged_since", "left"), [(1, 100), (2, 99), (60, 70), (198, 1), (199, 1)])
+def test_who_comes_later_is_as_careful_for_what_is_left_of_that_and_for_markers_in_between(
+    judged_since: int, left: int
+) -> None:
+    pace = Pace(0, 100)
+    pace.begin(lease_after(1, judged_since))
+    assert take(pace) == 100, "only where they died it takes less"
+    pace.committed(left - 1)
+    assert pace.careful
+    pace.committed(1)
+    assert not pace.careful
+
+
+@pytest.mark.parametrize("judged_since", [200, 10_000])
+def test_beyond_that_all_is_as_ever(judged_since: int) -> None:
+    pace = Pace(0, 100)
+    pace.begin(lease_after(1))
+    pace.begin(lease_after(1, judged_since))
+    assert not pace.careful
+
+
+@pytest.mark.parametrize(("deaths", "taken"), [(0, 100), (1, 25), (2, 12), (9, 1)])
+def test_the_more_of_them_died_the_less_is_taken(deaths: int, taken: int) -> None:
+    pace = Pace(0, 100)
+    pace.begin(lease_after(deaths))
+    assert take(pace) == taken

@@ -36,6 +36,7 @@ class Owned(msgspec.Struct):
     seal: bytes = BEGINNING
     attempts: int = 0
     attempt_offset: int | None = None
+    died_offset: int | None = None
     halted_why: str | None = None
     owner: Connection | None = None
     row: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
@@ -124,6 +125,8 @@ async def _own(store: MemoryStore, connection: Connection, owned: Owned, epoch_l
             owned.attempts = 1
         elif owned.owner_epoch != epoch_last:
             owned.attempts += 1
+        if owned.attempts > 1:
+            owned.died_offset = owned.next_offset
         owned.attempt_offset = owned.next_offset
         owned.owner_epoch += 1
         owned.owner = connection
@@ -141,7 +144,7 @@ class MemoryLease:
         self._owned = owned
         self.owner_epoch = owned.owner_epoch
         self.mark = Mark(owned.next_offset, owned.log_id, owned.record_hash)
-        self.attempts = owned.attempts
+        self.attempts, self.died_offset = owned.attempts, owned.died_offset
         self.allowance, self.strangers = owned.allowance, owned.strangers
 
     @property

@@ -41,10 +41,12 @@ TAKE_OVER = """
         owner_started = (select backend_start from pg_stat_activity where pid = pg_backend_pid()),
         attempts = case when attempt_offset is distinct from next_offset then 1
                         when owner_epoch = $4 then attempts else attempts + 1 end,
+        died_offset = case when attempt_offset = next_offset and attempts + (owner_epoch <> $4)::integer > 1
+                           then next_offset else died_offset end,
         attempt_offset = next_offset
     from store.topic t
     where t.topic_no = l.topic_no and l.topic_no = $1 and partition = $2
-    returning owner_epoch, next_offset, log_id, record_hash, attempts, shown_milli, shown_at,
+    returning owner_epoch, next_offset, log_id, record_hash, attempts, died_offset, shown_milli, shown_at,
         strangers_window, strangers, seal"""
 
 LOG_ID = """

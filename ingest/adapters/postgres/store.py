@@ -103,6 +103,7 @@ class PostgresLease:
         self._connection = ownership.connection
         self.mark = Mark(taken["next_offset"], taken["log_id"], taken["record_hash"])
         self.attempts: int = taken["attempts"]
+        self.died_offset: int | None = taken["died_offset"]
         self.allowance = Bucket(taken["shown_milli"], taken["shown_at"] // 1000)
         self.strangers = Strangers(taken["strangers_window"], int.from_bytes(taken["strangers"], "big"))
         self._seal: bytes = taken["seal"]
