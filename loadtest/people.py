@@ -15,7 +15,7 @@ import msgspec
 
 from device_sim.hindsight import Done
 from device_sim.lifecycle import LATE, Ask, Deed
-from ingest.adapters.postgres import lifecycle, registry
+from ingest.adapters.postgres import admission, lifecycle
 from ingest.adapters.postgres.audit import Decision
 from ingest.adapters.postgres.connection import Connection, connect
 from ingest.adapters.postgres.readout import read_positions
@@ -50,7 +50,7 @@ async def _transfer(connection: Connection, ask: Ask, at_us: int) -> None:
 
 
 async def _enrol(connection: Connection, ask: Ask, _at_us: int) -> None:
-    await registry.enrol(connection, read_request(ask.request), ask.tenant, DECISION)
+    await admission.enrol(connection, read_request(ask.request), ask.tenant, DECISION)
 
 
 ACTS: Mapping[Deed, Act] = MappingProxyType(

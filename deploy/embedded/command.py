@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from deploy import embedded, software
 from deploy.embedded.pair import Condition
 
 STATE = Path(__file__).resolve().parents[2] / ".weighbridge"
+Prepare = Callable[[str, str], None]  # of the command line, which knows what the servers are for; takes both addresses
 STOPPED = 3  # the exit status of `status` for a server that is not running, as with service scripts (LSB)
 
 state_option = click.option(
@@ -38,6 +40,17 @@ def tell_shell(addresses: embedded.Addresses) -> None:
     """Print what a shell can eval."""
     click.echo(f"export WEIGHBRIDGE_KAFKA={shlex.quote(addresses.kafka)}")
     click.echo(f"export WEIGHBRIDGE_DATABASE={shlex.quote(addresses.database)}")
+
+
+@click.command
+@state_option
+@click.pass_obj
+def up(prepare: Prepare | None, /, state: Path) -> None:
+    """Start Kafka and PostgreSQL unless they run, and prepare them. For a shell: eval "$(weighbridge up)"."""
+    addresses = bring_up(state)
+    if prepare is not None:
+        prepare(addresses.kafka, addresses.database)
+    tell_shell(addresses)
 
 
 @click.command

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import click
 
-from ingest.adapters.postgres import lifecycle, registry
+from ingest.adapters.postgres import admission, lifecycle, registry
 from ingest.adapters.postgres.audit import Decision
 from ingest.adapters.postgres.connection import Connection
 from ingest.adapters.postgres.registry import LIST_ROWS_MAX, Imported, list_devices, read_lines, show_device
@@ -140,9 +140,9 @@ def enrol_(
 
     async def work(connection: Connection) -> None:
         if presented is not None:
-            _tell(await registry.enrol_certified(connection, presented, tenant, time.time(), decision))
+            _tell(await admission.enrol_certified(connection, presented, tenant, time.time(), decision))
         elif read is not None:
-            _tell(await registry.enrol(connection, read(), tenant, decision))
+            _tell(await admission.enrol(connection, read(), tenant, decision))
 
     _act(config, work)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import uvloop
 
-from ingest.__main__ import consume
+from ingest.commands.worker import consume
 from ingest.config import read_file
 from ingest.journal import open_journal
 from ingest.supervisor import supervise

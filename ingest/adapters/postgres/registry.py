@@ -9,9 +9,8 @@ import msgspec
 
 from ingest.adapters.postgres.audit import Act, Decision, UnfitActError, acting, append
 from ingest.adapters.postgres.connection import Connection
-from ingest.core.certificate import Presented, vouched
 from ingest.core.device import Algorithm
-from ingest.core.enrolment import Candidate, EnrolmentError, admit, check_identity, check_name
+from ingest.core.enrolment import EnrolmentError, admit, check_identity, check_name
 
 PROBLEMS_SHOWN_MAX = 20
 LIST_ROWS_MAX = 10_000
@@ -276,27 +275,6 @@ def _act(entries: Sequence[Entry], done: Imported, raised: Sequence[str]) -> Act
     subject = devices.pop() if len(devices) == 1 else f"{len(devices)} devices"
     digest = hashlib.sha256(msgspec.json.encode(entries)).hexdigest()
     return Act("enrol", subject, {}, {**msgspec.structs.asdict(done), "sha256": digest, "raised": list(raised)})
-
-
-async def enrol(connection: Connection, candidate: Candidate, tenant: str, decision: Decision) -> Imported:
-    """Enrol the device of a candidate, or give it a further key or a higher epoch. Raises ImportProblemsError."""
-    async with acting(connection):
-        await tenant_no(connection, tenant)
-        one = candidate
-        bounds = one.valid_from_us, one.valid_until_us
-        entry = Entry(one.device_id, tenant, one.vehicle_id, one.epoch, one.kid, one.algorithm, one.public, *bounds)
-        return await import_devices(connection, [entry], decision)
-
-
-async def enrol_certified(
-    connection: Connection, presented: Presented, tenant: str, at_s: float, decision: Decision
-) -> Imported:
-    """Enrol the device whose certificate is presented, if it is good at this time. Raises EnrolmentError as well."""
-    async with acting(connection):
-        query = "select certificate from store.tenant_ca where tenant_no = $1"
-        trusted = await connection.fetch(query, await tenant_no(connection, tenant))
-        candidate = vouched(presented, [row["certificate"] for row in trusted], at_s)
-        return await enrol(connection, candidate, tenant, decision)
 
 
 async def tenant_no(connection: Connection, tenant: str) -> int:
