@@ -44,7 +44,7 @@ def devices() -> None:
 @click.option("--pending", is_flag=True, help="Their keys may not sign yet: until `activate`, or an enrolment.")
 @decision_options("enrolment")
 def import_(config: Path | None, file: TextIO, decision: Decision, *, pending: bool) -> None:
-    r"""Enrol the devices of FILE, one JSON object a line; all of them or none.
+    """Enrol the devices of FILE, one JSON object a line; none of them if anything is wrong with one.
 
     \b
     device_id, tenant, vehicle_id   text
@@ -55,7 +55,10 @@ def import_(config: Path | None, file: TextIO, decision: Decision, *, pending: b
 
     A new kid is a further key of its device. A higher epoch closes the one before, and ends the keys that are not named
     again with it. A key that is pending comes into force when it is imported without --pending.
-    """
+
+    All lines are checked before the first is enrolled. Many are enrolled in portions: interrupted, it goes on when
+    typed again.
+    """  # noqa: D301 (click wants the character itself: what follows is a table)
     run(enrol_lines(settings_of(config, "database"), file, decision, pending=pending))
 
 
@@ -65,10 +68,15 @@ def enrol(lines: Iterable[str]) -> None:
 
 
 async def enrol_lines(settings: Settings, lines: Iterable[str], decision: Decision, *, pending: bool = False) -> int:
-    """Enrol all of them or none, and say what was done."""
+    """Enrol all of them, or none if anything is wrong with one, and say what was done."""
     entries = read_lines(lines, pending=pending)
+
+    def tell(done: Imported) -> None:
+        if done.lines < len(entries):
+            click.echo(f"{done.lines:,} of {len(entries):,} lines", err=True)
+
     async with connected(settings) as connection:
-        _tell(await registry.import_devices(connection, entries, decision))
+        _tell(await registry.import_devices(connection, entries, decision, tell))
     return 0
 
 

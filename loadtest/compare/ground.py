@@ -22,7 +22,6 @@ from loadtest.corpus import Corpus, Order, provide
 
 PARTITIONS = 6
 BATCH_BYTES = 131_072  # of a producer's batch
-IMPORTED_AT_ONCE = 50_000  # devices: no statement of an import may take as long as a million takes
 PATIENCE_S = 600.0
 TOLD_TIMES = 5
 ALERTS = "compare.alerts"
@@ -121,8 +120,7 @@ async def enrol_entries(servers: Servers, entries: list[Entry], template: str) -
     database = await servers.make_database(template)
     await migrate(database)
     async with connected(database) as connection:
-        for start in range(0, len(entries), IMPORTED_AT_ONCE):
-            await import_devices(connection, entries[start : start + IMPORTED_AT_ONCE])
+        await import_devices(connection, entries)
         await connection.execute("vacuum analyze", timeout=PATIENCE_S)
 
 

@@ -1,7 +1,8 @@
 """Who is enrolled? Devices with their keys, vehicles and tenants: taken in from lines of JSON, listed and shown."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import asyncpg
@@ -14,6 +15,7 @@ from ingest.core.enrolment import EnrolmentError, admit, check_identity, check_n
 
 PROBLEMS_SHOWN_MAX = 20
 LIST_ROWS_MAX = 10_000
+PORTION_LINES = 50_000  # a few seconds: no statement of an import may take longer, and no other act of a person wait so
 BY_PROGRAM = Decision("weighbridge", "enrolment")
 
 
@@ -45,12 +47,14 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class ImportProblemsError(Exception):
-    """Nothing was imported; the message lists what is wrong, by line."""
+    """Nothing was imported, or no more than so many lines; the message lists what is wrong, by line."""
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    def __init__(self, problems: Sequence[str], lines_done: int = 0) -> None:
+        done = f"{lines_done} lines were imported, and then no more" if lines_done else "nothing was imported"
         shown = "\n".join(f"  {problem}" for problem in problems[:PROBLEMS_SHOWN_MAX])
         more = f"\n  and {len(problems) - PROBLEMS_SHOWN_MAX} more" if len(problems) > PROBLEMS_SHOWN_MAX else ""
-        super().__init__(f"nothing was imported:\n{shown}{more}")
+        super().__init__(f"{done}:\n{shown}{more}")
+        self.problems = tuple(problems)
 
 
 class Imported(msgspec.Struct, frozen=True):
@@ -102,9 +106,6 @@ _CONFLICTS = """
     select format('vehicle %s belongs to tenant %s, not %s', v.vehicle_id, t.tenant, e.tenant)
     from entry e join store.vehicle v using (vehicle_id) join store.tenant t using (tenant_no)
     where t.tenant <> e.tenant
-    union
-    select format('vehicle %s is given to several tenants', vehicle_id) from entry
-    group by vehicle_id having count(distinct tenant) > 1
     union
     select format('device %s is given several vehicles or epochs', device_id) from entry
     group by device_id having count(distinct (vehicle_id, epoch)) > 1
@@ -218,19 +219,72 @@ _RENEW = """
 _MOVE = "update store.device_state set key_version = key_version + 1 where device_no = any($1)"
 
 _SHARED = """
-    select count(*) from (
-        select public_key from store.device_key where public_key in (select public_key from entry)
-        group by public_key having count(distinct device_no) > 1
-    ) shared"""
+    select public_key from store.device_key where public_key in (select public_key from entry)
+    group by public_key having count(distinct device_no) > 1"""
 
 
-async def import_devices(connection: Connection, entries: Sequence[Entry], decision: Decision = BY_PROGRAM) -> Imported:
-    """Enrol all entries or none; what is enrolled already, unchanged, is left as it is.
+async def import_devices(
+    connection: Connection,
+    entries: Sequence[Entry],
+    decision: Decision = BY_PROGRAM,
+    tell: Callable[[Imported], None] = lambda _: None,
+    portion_lines: int = PORTION_LINES,
+) -> Imported:
+    """Enrol all entries, or none if anything is wrong with one; what is enrolled already, unchanged, is left as it is.
 
     A new kid adds a key, a pending one that is not to be pending any more comes into force; a higher epoch closes the
     one before, and ends the keys that it does not name again.
-    Raises ImportProblemsError.
+    Where there are many, each portion is a transaction, and `tell` hears what was done so far. Only who is interrupted,
+    or finds that somebody else has changed the registry since all was checked, has some of it; the same again does the
+    rest. Raises ImportProblemsError.
     """
+    portions = _portions(entries, portion_lines)
+    problems = _torn(entries)
+    if len(portions) > 1 or problems:
+        for portion in portions:
+            problems |= await _check(connection, portion)
+    if problems:
+        raise ImportProblemsError(sorted(problems))
+    done, shared = Imported(0, 0, 0, 0, 0), set[bytes]()
+    for portion in portions:
+        try:
+            did, keys = await _import(connection, portion, decision)
+        except ImportProblemsError as error:
+            raise ImportProblemsError(error.problems, done.lines) from None
+        shared |= keys
+        done = _sum(done, did, len(shared))
+        tell(done)
+    return done
+
+
+def _portions(entries: Sequence[Entry], portion_lines: int) -> list[Sequence[Entry]]:
+    """Cut them where another device begins: what is said of one device is judged together."""
+    if len(entries) <= portion_lines:
+        return [entries]
+    ordered = sorted(entries, key=lambda entry: entry.device_id)
+    ends = [0]
+    for at in range(1, len(ordered)):
+        if at - ends[-1] >= portion_lines and ordered[at].device_id != ordered[at - 1].device_id:
+            ends.append(at)
+    return [ordered[start:end] for start, end in itertools.pairwise([*ends, len(ordered)])]
+
+
+def _torn(entries: Sequence[Entry]) -> set[str]:
+    """Find the vehicles that are given to several tenants; their devices may be in several portions."""
+    tenants: dict[str, str] = {}
+    torn = {entry.vehicle_id for entry in entries if tenants.setdefault(entry.vehicle_id, entry.tenant) != entry.tenant}
+    return {f"vehicle {vehicle_id} is given to several tenants" for vehicle_id in torn}
+
+
+async def _check(connection: Connection, entries: Sequence[Entry]) -> set[str]:
+    """Say what speaks against a portion as things stand; it is asked again when that is locked."""
+    async with connection.transaction():
+        await _stage(connection, entries)
+        return {row[0] for row in await connection.fetch(_CONFLICTS)}
+
+
+async def _import(connection: Connection, entries: Sequence[Entry], decision: Decision) -> tuple[Imported, set[bytes]]:
+    """Enrol a portion or none of it; returns the public keys of several devices as well."""
     async with acting(connection):
         await _stage(connection, entries)
         await connection.execute(_LOCK_KNOWN)
@@ -246,10 +300,16 @@ async def import_devices(connection: Connection, entries: Sequence[Entry], decis
         activated = await connection.fetch(_ACTIVATE)
         renewed = await connection.fetch(_RENEW)
         await connection.execute(_MOVE, list({row["device_no"] for row in (*raised, *added, *activated, *renewed)}))
-        shared = await connection.fetchval(_SHARED)
-        done = Imported(len(entries), devices_new, len(added), len(raised), shared, len(renewed), len(activated))
+        shared = {row["public_key"] for row in await connection.fetch(_SHARED)}
+        done = Imported(len(entries), devices_new, len(added), len(raised), len(shared), len(renewed), len(activated))
         await append(connection, decision, _act(entries, done, sorted(row["device_id"] for row in raised)))
-    return done
+    return done, shared
+
+
+def _sum(one: Imported, other: Imported, keys_shared: int) -> Imported:
+    """Add up what two portions did; a key that devices of both share is one."""
+    counts = (a + b for a, b in zip(msgspec.structs.astuple(one), msgspec.structs.astuple(other), strict=True))
+    return msgspec.structs.replace(Imported(*counts), keys_shared=keys_shared)
 
 
 async def _stage(connection: Connection, entries: Sequence[Entry]) -> None:
