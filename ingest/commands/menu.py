@@ -12,7 +12,7 @@ class Listed(click.Command):
     """
 
     def __init__(self, name: str, place: str, about: str, lent: str | None = None) -> None:
-        super().__init__(name, short_help=about)
+        super().__init__(name, help=about)
         self.place = place  # module:attribute
         self.lent = lent  # the same, of what its module may not know itself: what `click.pass_obj` gives it
 

@@ -117,8 +117,8 @@ def settings_of(config: Path | None, *required: str) -> Settings:
 async def connected(settings: Settings) -> AsyncIterator[Connection]:
     """Open a connection for one command."""
     connection = await connect(settings.database, "weighbridge command")
-    try:
-        with trouble("asking the registry"):
+    with trouble("asking the registry"):
+        try:
             yield connection
-    finally:
-        await connection.close()
+        finally:
+            await connection.close()

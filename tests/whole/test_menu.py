@@ -19,7 +19,7 @@ FOR_CERTIFICATES = {"cryptography.x509", "ingest.core.certificate"}
 def test_the_help_says_of_a_command_what_the_command_says_of_itself(listed: Listed) -> None:
     command = listed.load()
     assert command.name == listed.name
-    assert command.get_short_help_str(ABOUT_CHARACTERS_MAX) == listed.short_help
+    assert command.get_short_help_str(ABOUT_CHARACTERS_MAX) == listed.get_short_help_str(ABOUT_CHARACTERS_MAX)
     assert not command.hidden
 
 
