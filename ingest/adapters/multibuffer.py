@@ -9,7 +9,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
-from itertools import accumulate
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,8 +21,10 @@ PROCESSOR = Path("/proc/cpuinfo")
 FLAGS = frozenset(("avx512f", "avx512dq", "avx512bw", "avx512cd", "avx512vl", "avx512ifma", "avx512_vbmi2", "bmi2"))
 PACKAGE, LIBRARY = "ipp-crypto", "libcrypto_mb.so.13"
 RUNTIME, NEEDED = "intel-cmplr-lib-rt", ("libintlc.so.5", "libirng.so", "libimf.so", "libsvml.so")  # in this order
+SHARE = 256  # jobs laid out at once, whole groups: their tables are made once a call, and stay in the nearest cache
 STATUS_BITS = 4  # of each lane, the first one's lowest; 0: it holds
 
+_ED25519, _P256 = Algorithm.ED25519, Algorithm.P256  # asked of every job: a member of an enum is slow to name
 _L = ORDERS[Algorithm.ED25519].to_bytes(32, "big")
 _N_NUMBER = ORDERS[Algorithm.P256]
 _N = _N_NUMBER.to_bytes(32, "big")
@@ -56,31 +58,38 @@ class Multibuffer:
     def check(self, jobs: Sequence[Job]) -> list[bool]:
         """Say of each job, in order, whether its signature holds. Its key has passed ingest.core.enrolment."""
         answers = [False] * len(jobs)
-        for algorithm, may_hold, ask in (
-            (Algorithm.ED25519, _ed25519_may_hold, self._ask_ed25519),
-            (Algorithm.P256, _p256_may_hold, self._ask_p256),
-        ):
-            asked = [at for at, job in enumerate(jobs) if job.algorithm is algorithm and may_hold(job)]
+        for fit, ask in ((_fit_for_ed25519, self._ask_ed25519), (_fit_for_p256, self._ask_p256)):
+            asked = fit(jobs)
             for at, holds in zip(asked, ask(_fill([jobs[at] for at in asked])), strict=False):
                 answers[at] = holds
         return answers
 
     def _ask_ed25519(self, jobs: Sequence[Job]) -> list[bool]:
         """Ask for r, s, message, its length and the key: crypto_mb/ed25519.h."""
-        signatures, keys = _bytes(job.signature for job in jobs), _bytes(job.public for job in jobs)
-        messages, lengths = _bytes(job.signed for job in jobs), array("I", [len(job.signed) for job in jobs])
-        r, s, key = _every(64, signatures), _every(64, signatures, 32), _every(32, keys)
-        message = array("Q", accumulate(lengths, initial=messages.buffer_info()[0]))
-        return _answers(len(jobs), (self._ed25519(*lanes) for lanes in _groups(len(jobs), r, s, message, lengths, key)))
+        lanes, answers = min(len(jobs), SHARE), list[bool]()
+        signatures, keys = _Lanes(64, lanes), _Lanes(32, lanes)
+        r, s, key = signatures.table(), signatures.table(32), keys.table()
+        for share in _shares(jobs):
+            signatures.lay([job.signature for job in share])
+            keys.lay([job.public for job in share])
+            signed = [job.signed for job in share]
+            messages, lengths = array("B", b"".join([*signed, b"\0"])), array("I", map(len, signed))
+            message = array("Q", accumulate(lengths, initial=messages.buffer_info()[0]))
+            groups = _groups(len(share), r, s, message, lengths, key)
+            answers += _answers(len(share), map(self._ed25519, *groups))
+        return answers
 
     def _ask_p256(self, jobs: Sequence[Job]) -> list[bool]:
         """Ask for r, s, hash, and the key's x, y (little-endian) and z (none: affine): crypto_mb/ec_nistp256.h."""
-        signatures, keys = _bytes(job.signature for job in jobs), _bytes(job.public[::-1] for job in jobs)  # now y, x
-        hashes = _bytes(_hash(job.signed) for job in jobs)
-        r, s, hashed = _every(64, signatures), _every(64, signatures, 32), _every(32, hashes)
-        x, y = _every(64, keys, 32), _every(64, keys)
-        groups = _groups(len(jobs), r, s, hashed, x, y)
-        answers = _answers(len(jobs), (self._p256(*lanes, None, None) for lanes in groups))
+        lanes, answers = min(len(jobs), SHARE), list[bool]()
+        signatures, hashes, keys = _Lanes(64, lanes), _Lanes(32, lanes), _Lanes(64, lanes)
+        tables = signatures.table(), signatures.table(32), hashes.table(), keys.table(32), keys.table()
+        for share in _shares(jobs):
+            signatures.lay([job.signature for job in share])
+            hashes.lay([_hash(job.signed) for job in share])
+            keys.lay([job.public[::-1] for job in share])  # now y, x
+            groups = _groups(len(share), *tables)
+            answers += _answers(len(share), map(self._p256, *groups, repeat(None), repeat(None)))
         refused = [at for at, holds in enumerate(answers) if not holds]
         for at, doubtful in zip(refused, self._doubt([jobs[at] for at in refused]), strict=True):
             answers[at] = doubtful and self._portable.check([jobs[at]]) == [True]
@@ -94,27 +103,61 @@ class Multibuffer:
         jobs = _fill(refused)
         inverses = _invert([int.from_bytes(job.signature[:32], "big") for job in jobs])
         hashes = [int.from_bytes(_hash(job.signed), "big") for job in jobs]
-        scalars = _bytes((e * r % _N_NUMBER).to_bytes(32, "little") for e, r in zip(hashes, inverses, strict=True))
-        xs, ys = (_bytes([bytes(32)] * len(jobs)) for _ in "xy")
-        x, y, scalar = _every(32, xs), _every(32, ys), _every(32, scalars)
-        for to_x, to_y, by in _groups(len(jobs), x, y, scalar):
-            self._p256_multiply(to_x, to_y, None, by, None)
-        found = xs.tobytes()
-        return [
-            _doubles_within(job) or job.public[31::-1] == found[32 * at : 32 * at + 32]
-            for at, job in enumerate(refused)
-        ]
+        xs, ys, scalars = (_Lanes(32, len(jobs)) for _ in range(3))
+        scalars.lay([(e * r % _N_NUMBER).to_bytes(32, "little") for e, r in zip(hashes, inverses, strict=True)])
+        tables = xs.table(), ys.table(), scalars.table()
+        for x, y, scalar in zip(*_groups(len(jobs), *tables), strict=True):
+            self._p256_multiply(x, y, None, scalar, None)
+        return [_doubles_within(job) or job.public[31::-1] == x for job, x in zip(refused, xs.parts(), strict=False)]
 
 
-def _ed25519_may_hold(job: Job) -> bool:
-    """Keep from the library what it would take for well formed: it accepts s + L (RFC 8032, 5.1.7 does not)."""
-    return len(job.public) == 32 and len(job.signature) == SIGNATURE_BYTES and job.signature[:31:-1] < _L
+class _Lanes:
+    """What the library reads or writes of each lane: parts of one size, side by side in memory that stays in place."""
+
+    def __init__(self, size: int, count: int) -> None:
+        self._size, self._content = size, array("B", bytes(size * count))
+
+    def table(self, first: int = 0) -> Table:
+        """Name the address of each lane's part, or of what stands so many bytes behind it."""
+        start, size = self._content.buffer_info()
+        return array("Q", range(start + first, start + size, self._size))
+
+    def lay(self, parts: Sequence[bytes]) -> None:
+        """Lay these into the first lanes. Raises ValueError if they are of another size."""
+        memoryview(self._content)[: self._size * len(parts)] = b"".join(parts)
+
+    def parts(self) -> Iterator[bytes]:
+        """Give back what each lane has."""
+        content, size = self._content.tobytes(), self._size
+        return (content[at : at + size] for at in range(0, len(content), size))
 
 
-def _p256_may_hold(job: Job) -> bool:
+def _fit_for_ed25519(jobs: Sequence[Job]) -> list[int]:
+    """Keep from the library what it would take for well formed: it accepts s + L (RFC 8032, 5.1.7 does not).
+
+    One byte tells of nearly every s: what is less than 2^252 is less than L.
+    """
+    return [
+        at
+        for at, job in enumerate(jobs)
+        if job.algorithm is _ED25519
+        and len(job.public) == 32
+        and len(job.signature) == SIGNATURE_BYTES
+        and (job.signature[63] < 16 or job.signature[:31:-1] < _L)
+    ]
+
+
+def _fit_for_p256(jobs: Sequence[Job]) -> list[int]:
     """Keep from the library what is out of range: r and s lie in 1 .. n-1 (FIPS 186-5, 6.4.2)."""
-    r, s = job.signature[:32], job.signature[32:]
-    return len(job.public) == 64 and len(job.signature) == SIGNATURE_BYTES and _ZERO < r < _N and _ZERO < s < _N
+    return [
+        at
+        for at, job in enumerate(jobs)
+        if job.algorithm is _P256
+        and len(job.public) == 64
+        and len(job.signature) == SIGNATURE_BYTES
+        and _ZERO < job.signature[:32] < _N
+        and _ZERO < job.signature[32:] < _N
+    ]
 
 
 def _doubles_within(job: Job) -> bool:
@@ -144,21 +187,15 @@ def _invert(numbers: Sequence[int]) -> list[int]:
     return inverses[::-1]
 
 
-def _bytes(parts: Iterable[bytes]) -> Table:
-    """Lay these side by side in memory, and a byte after them: the address of what is empty must be one, too."""
-    return array("B", b"".join([*parts, b"\0"]))
+def _shares(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+    """Cut these into what is laid out at once."""
+    return (jobs[at : at + SHARE] for at in range(0, len(jobs), SHARE))
 
 
-def _every(stride: int, content: Table, first: int = 0) -> Table:
-    """Name the address of each lane's part of the content, which are so many bytes apart."""
-    start, size = content.buffer_info()
-    return array("Q", range(start + first, start + size - 1, stride))
-
-
-def _groups(count: int, *tables: Table) -> Iterator[tuple[int, ...]]:
-    """Say for each eight lanes where their entries begin in each table; the tables outlive the calls."""
+def _groups(count: int, *tables: Table) -> list[range]:
+    """Say for each table where the entries of each eight lanes begin; the tables outlive the calls."""
     starts = [(table.buffer_info()[0], table.itemsize) for table in tables]
-    return zip(*(range(start, start + count * size, LANES * size) for start, size in starts), strict=True)
+    return [range(start, start + count * size, LANES * size) for start, size in starts]
 
 
 def _answers(count: int, statuses: Iterable[int]) -> list[bool]:

@@ -14,9 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from ingest.core.device import COSE_ALGORITHMS, SIGNATURE_BYTES, Algorithm, Key, KeyRing, KeyState, Sender
+from ingest.core.device import COSE_ALGORITHMS, SIGNATURE_BYTES, Algorithm, Key, KeyRing, KeyState
 from ingest.core.message import Envelope, Refused, Verified
 from ingest.core.verdict import Refusal
+
+_ACTIVE, _RETIRED = KeyState.ACTIVE, KeyState.RETIRED  # asked of every message: a member of an enum is slow to name
 
 
 class Job(msgspec.Struct, frozen=True, gc=False):
@@ -41,26 +43,25 @@ class Engine(Protocol):
         ...
 
 
-class _Claimed(msgspec.Struct, frozen=True, gc=False):
-    """An envelope and the registered key that it says it was signed with."""
-
-    envelope: Envelope
-    sender: Sender
-    key: Key
-
-
 def verify(envelopes: Sequence[Envelope], ring: KeyRing, engine: Engine) -> list[Verified | Refused]:
     """Say of each envelope, in order, whether it is really from the device that it names."""
     found = [_find(envelope, ring) for envelope in envelopes]
-    claimed = [one for one in found if isinstance(one, _Claimed)]
-    answers = engine.check([_job(one) for one in claimed])
-    assert len(answers) == len(claimed), f"{engine.name} gave {len(answers)} answers for {len(claimed)} jobs"
+    jobs = [
+        Job(key.algorithm, key.public, envelope.signed, envelope.signature)
+        for envelope, key in zip(envelopes, found, strict=True)
+        if isinstance(key, Key)
+    ]
+    answers = engine.check(jobs)
+    assert len(answers) == len(jobs), f"{engine.name} gave {len(answers)} answers for {len(jobs)} jobs"
     answer = iter(answers)
-    return [one if isinstance(one, Refused) else _conclude(one, holds=next(answer)) for one in found]
+    return [
+        _conclude(envelope, ring, one, holds=next(answer)) if isinstance(one, Key) else one
+        for envelope, one in zip(envelopes, found, strict=True)
+    ]
 
 
-def _find(envelope: Envelope, ring: KeyRing) -> _Claimed | Refused:
-    """Find the key that an envelope names, and whether it may be used: all that can be known without arithmetic."""
+def _find(envelope: Envelope, ring: KeyRing) -> Key | Refused:
+    """Find the key that an envelope names, if it may be used: all that can be known without arithmetic."""
     sender = ring.senders.get(envelope.device_id)
     if sender is None:
         return Refused(envelope, Refusal.UNKNOWN_DEVICE, f"device {envelope.device_id} is not registered")
@@ -70,7 +71,7 @@ def _find(envelope: Envelope, ring: KeyRing) -> _Claimed | Refused:
     if COSE_ALGORITHMS.get(envelope.alg) is not key.algorithm:
         detail = f"alg is {envelope.alg}, but key {key.kid.hex()} is registered for {key.algorithm}"
         return Refused(envelope, Refusal.ALGORITHM_MISMATCH, detail)
-    return _refuse_state(envelope, key) or _Claimed(envelope, sender, key)
+    return key if _may_sign(key, envelope) else _refuse_state(envelope, key)
 
 
 def _refuse_kid(envelope: Envelope, ring: KeyRing) -> Refused:
@@ -80,33 +81,37 @@ def _refuse_kid(envelope: Envelope, ring: KeyRing) -> Refused:
     return Refused(envelope, Refusal.UNKNOWN_KEY, f"key {kid} is not registered")
 
 
-def _refuse_state(envelope: Envelope, key: Key) -> Refused | None:
-    """Refuse by the state of the key. A retired key passes: which numbers it may still sign is for the judge."""
-    received_at_ms, why = envelope.record.received_at_ms, None
+def _may_sign(key: Key, envelope: Envelope) -> bool:
+    """Say whether a key is in its time. A retired key passes: which numbers it may still sign is for the judge."""
+    received_at_ms = envelope.record.received_at_ms
+    return (
+        (key.state is _ACTIVE or key.state is _RETIRED)
+        and key.valid_from_ms <= received_at_ms
+        and (key.valid_until_ms is None or received_at_ms < key.valid_until_ms)
+        and key.speaks_for(envelope.epoch)
+    )
+
+
+def _refuse_state(envelope: Envelope, key: Key) -> Refused:
+    """Say why a key may not sign this."""
     if key.state is KeyState.REVOKED:
         return Refused(envelope, Refusal.KEY_REVOKED, f"key {key.kid.hex()} was revoked")
     if key.state is KeyState.PENDING:
         why = "is not yet in force"
     elif not key.speaks_for(envelope.epoch):
         why = f"does not speak for epoch {envelope.epoch}"
-    elif received_at_ms < key.valid_from_ms:
+    elif envelope.record.received_at_ms < key.valid_from_ms:
         why = f"is valid only from {key.valid_from_ms} ms"
-    elif key.valid_until_ms is not None and received_at_ms >= key.valid_until_ms:
+    else:
         why = f"was valid only until {key.valid_until_ms} ms"
-    return None if why is None else Refused(envelope, Refusal.KEY_NOT_VALID, f"key {key.kid.hex()} {why}")
+    return Refused(envelope, Refusal.KEY_NOT_VALID, f"key {key.kid.hex()} {why}")
 
 
-def _job(claimed: _Claimed) -> Job:
-    envelope, key = claimed.envelope, claimed.key
-    return Job(key.algorithm, key.public, envelope.signed, envelope.signature)
-
-
-def _conclude(claimed: _Claimed, *, holds: bool) -> Verified | Refused:
-    envelope, key = claimed.envelope, claimed.key
+def _conclude(envelope: Envelope, ring: KeyRing, key: Key, *, holds: bool) -> Verified | Refused:
     if not holds:
         detail = f"the {key.algorithm} signature does not hold under key {key.kid.hex()} for this content and context"
         return Refused(envelope, Refusal.BAD_SIGNATURE, detail)
-    return Verified(envelope, claimed.sender, key, hashlib.sha256(envelope.signed).digest())
+    return Verified(envelope, ring.senders[envelope.device_id], key, hashlib.sha256(envelope.signed).digest())
 
 
 _PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
