@@ -14,7 +14,7 @@ from ingest.adapters.multibuffer import Multibuffer, UnavailableError
 from ingest.core.signature import Engine, Portable
 from loadtest.forgery import Attempt, Forger
 
-GROUP_MAX = 40  # jobs asked at once: groups of eight, whole and not
+GROUPS_MAX = (*[40] * 15, 700)  # jobs asked at once: groups of eight, whole and not; some are laid out in portions
 SHOW_EVERY = 10_000
 
 
@@ -46,7 +46,8 @@ def fight(one: Engine, other: Engine, count: int, seed: int) -> tuple[Counter[st
     tried: Counter[str] = Counter()
     shown = SHOW_EVERY
     while tried.total() < count:
-        group = [forger.attempt() for _ in range(min(forger.random.randint(1, GROUP_MAX), count - tried.total()))]
+        size = forger.random.randint(1, forger.random.choice(GROUPS_MAX))
+        group = [forger.attempt() for _ in range(min(size, count - tried.total()))]
         if found := compare(one, other, group):
             return tried, found
         tried.update(attempt.kind for attempt in group)

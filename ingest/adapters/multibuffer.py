@@ -21,7 +21,7 @@ PROCESSOR = Path("/proc/cpuinfo")
 FLAGS = frozenset(("avx512f", "avx512dq", "avx512bw", "avx512cd", "avx512vl", "avx512ifma", "avx512_vbmi2", "bmi2"))
 PACKAGE, LIBRARY = "ipp-crypto", "libcrypto_mb.so.13"
 RUNTIME, NEEDED = "intel-cmplr-lib-rt", ("libintlc.so.5", "libirng.so", "libimf.so", "libsvml.so")  # in this order
-SHARE = 256  # jobs laid out at once, whole groups: their tables are made once a call, and stay in the nearest cache
+SHARE = 32 * LANES  # jobs laid out at once: their tables are made once a call, and stay in the nearest cache
 STATUS_BITS = 4  # of each lane, the first one's lowest; 0: it holds
 
 _ED25519, _P256 = Algorithm.ED25519, Algorithm.P256  # asked of every job: a member of an enum is slow to name

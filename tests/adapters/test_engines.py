@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import schemas
-from ingest.adapters.multibuffer import Multibuffer, _doubles_within
+from ingest.adapters.multibuffer import SHARE, Multibuffer, _doubles_within, _fit_for_ed25519
 from ingest.core.device import Algorithm
 from ingest.core.examine import Examiner
 from ingest.core.message import Refused
@@ -77,6 +77,33 @@ def test_in_a_group_of_any_size_one_that_is_bad_spoils_nothing(fast: Multibuffer
             assert fast.check([spoilt(job) if at != bad else job for at, job in enumerate(jobs[:size])]) == [
                 at == bad for at in range(size)
             ]
+
+
+@pytest.mark.parametrize("count", [SHARE - 1, SHARE, SHARE + 1, 2 * SHARE + 3])
+def test_of_more_than_is_laid_out_at_once_each_is_answered_for_itself(fast: Multibuffer, count: int) -> None:
+    forger = Forger(seed=6)
+    sound = [forger.eddsa() for _ in range(count)] + [forger.es256() for _ in range(count)]
+    forger.random.shuffle(sound)
+    assert fast.check(sound) == [True] * len(sound)
+    bad = {forger.random.randrange(len(sound)) for _ in range(40)} | {0, count - 1, count, len(sound) - 1}
+    assert fast.check([spoilt(job) if at in bad else job for at, job in enumerate(sound)]) == [
+        at not in bad for at in range(len(sound))
+    ]
+    one = [job for job in sound if job.algorithm is sound[0].algorithm]
+    for border in {0, len(one) - 1, *range(SHARE - 1, len(one), SHARE), *range(SHARE, len(one), SHARE)}:
+        group = [spoilt(job) if at == border else job for at, job in enumerate(one)]
+        assert fast.check(group) == [at != border for at in range(count)]
+
+
+def test_of_ed25519_the_library_is_asked_of_every_s_below_the_order_and_of_no_other() -> None:
+    order = ORDERS[Algorithm.ED25519]
+    below = [0, 1, 2**252 - 1, 2**252, order - 1]
+    beyond = [order, order + 1, 2**253 - 1, 2**253, 2**255, 2**256 - 1]
+    jobs = [
+        Job(Algorithm.ED25519, SOUND[0].public, b"", SOUND[0].signature[:32] + s.to_bytes(32, "little"))
+        for s in (*below, *beyond)
+    ]
+    assert _fit_for_ed25519(jobs) == list(range(len(below)))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # time is not what is tested

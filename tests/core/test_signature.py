@@ -157,6 +157,30 @@ def test_a_key_is_valid_from_its_first_millisecond_to_the_one_before_its_last(st
     assert reason(envelope(), key_in(state, 0, at)) is Refusal.KEY_NOT_VALID
 
 
+@pytest.mark.parametrize("state", [KeyState.ACTIVE, KeyState.RETIRED])
+def test_a_key_speaks_for_its_epochs_and_for_no_other(state: KeyState) -> None:
+    for epoch_until, spoken in ((None, {3, 4, 5, 6}), (5, {3, 4})):
+        ring = ring_with(msgspec.structs.replace(ED_KEY, state=state, epoch_from=3, epoch_until=epoch_until))
+        found = {epoch: verify_one(envelope(epoch=epoch), ring) for epoch in range(1, 7)}
+        assert {epoch for epoch, one in found.items() if isinstance(one, Verified)} == spoken
+        assert {one.reason for one in found.values() if isinstance(one, Refused)} == {Refusal.KEY_NOT_VALID}
+
+
+def test_who_may_not_use_a_key_is_told_why() -> None:
+    at, kid = RECEIVED_AT_MS, ED_KEY.kid.hex()
+    closed = ring_with(msgspec.structs.replace(ED_KEY, epoch_until=1))
+    for ring, why in (
+        (key_in(KeyState.REVOKED), "was revoked"),
+        (key_in(KeyState.PENDING), "is not yet in force"),
+        (closed, "does not speak for epoch 1"),
+        (key_in(KeyState.ACTIVE, at + 1), f"is valid only from {at + 1} ms"),
+        (key_in(KeyState.ACTIVE, 0, at), f"was valid only until {at} ms"),
+    ):
+        found = verify_one(envelope(), ring)
+        assert isinstance(found, Refused)
+        assert found.detail == f"key {kid} {why}"
+
+
 def test_a_retired_key_verifies_whatever_its_number_since_that_is_for_the_judge() -> None:
     ring = ring_with(msgspec.structs.replace(ED_KEY, state=KeyState.RETIRED, cutoff=(1, 0)))
     assert isinstance(verify_one(envelope(seq=99), ring), Verified)
