@@ -17,8 +17,9 @@ from ingest.core.verdict import Refusal
 # whoever reads a log or a screen. A fixed list: `str.isprintable` changes with the Unicode version of the interpreter.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
-_EIGHT = struct.Struct("<8B").unpack_from
 _WIDE_MIN = 2**48  # as microseconds since 1970: the end of 1978. Up to the year 3111, such a time has eight bytes
+_ZIGZAG = tuple((byte >> 1) ^ -(byte & 1) for byte in range(0x80))  # what a single byte says
+_WEIGHTS = tuple(2**shift for shift in range(7, 70, 7))  # of the bytes behind the first
 
 # From the bytes and a position in them to a value and the position after it.
 Read = Callable[[bytes, int], tuple[Any, int]]
@@ -46,32 +47,18 @@ def read_varint(body: bytes, at: int) -> tuple[int, int]:
     """
     value = body[at]
     if value < 0x80:
-        return (value >> 1) ^ -(value & 1), at + 1
-    value &= 0x7F
-    shift = 7
-    for end in range(at + 1, at + 10):
-        byte = body[end]
-        value |= (byte & 0x7F) << shift
+        return _ZIGZAG[value], at + 1
+    value -= 0x80
+    for weight in _WEIGHTS:
+        at += 1
+        byte = body[at]
         if byte < 0x80:
             if byte == 0:
                 break
-            return (value >> 1) ^ -(value & 1), end + 1
-        shift += 7
+            value += byte * weight
+            return (value >> 1) ^ -(value & 1), at + 1
+        value += (byte - 0x80) * weight
     raise invalid("an integer is not in its shortest form, or is longer than ten bytes")
-
-
-def _read_wide(body: bytes, at: int) -> tuple[int, int]:
-    """Read a long that will have eight bytes, and any other."""
-    try:
-        b0, b1, b2, b3, b4, b5, b6, b7 = _EIGHT(body, at)
-    except struct.error:  # so near to the end of the body
-        return read_varint(body, at)
-    if b0 & b1 & b2 & b3 & b4 & b5 & b6 < 0x80 or not 0 < b7 < 0x80:
-        return read_varint(body, at)
-    low = b0 + b1 * 2**7 + b2 * 2**14 + b3 * 2**21
-    high = b4 + b5 * 2**7 + b6 * 2**14 + b7 * 2**21
-    value = low + (high << 28) - 0x2040810204080  # without the marks of the seven bytes that are followed by another
-    return (value >> 1) ^ -(value & 1), at + 8
 
 
 def make_sample(kind: Record, names: Sequence[str]) -> Read:
@@ -106,8 +93,9 @@ def _make(paths: Sequence[str], fields: Sequence[Field], result: str) -> Read:
     """Make a function that reads fields, v0 and v1 and so on, one behind the other."""
     scope: dict[str, Any] = {
         "Struct": struct.Struct,
+        "short": struct.error,
+        "zigzag": _ZIGZAG,
         "read_varint": read_varint,
-        "read_wide": _read_wide,
         "read_float": struct.Struct("<f").unpack_from,
         "read_double": struct.Struct("<d").unpack_from,
         "stray": lambda number: invalid(f"{paths[number]} is neither null nor a value"),
@@ -129,7 +117,7 @@ def write(fields: Sequence[Field], result: str) -> str:
     preface, lines = [], []
     for fixed, stretch in groupby(enumerate(fields), lambda numbered: _letter(numbered[1]) is not None):
         numbered = list(stretch)
-        if fixed and len(numbered) > 1:
+        if fixed and (len(numbered) > 1 or _is_wide(numbered[0][1])):
             first, layout = numbered[0][0], _layout(numbered)
             preface.append(f"unpack_{first} = Struct({layout!r}).unpack_from")
             lines += _write_stretch(numbered, struct.calcsize(layout))
@@ -142,8 +130,14 @@ def _indent(lines: Iterable[str]) -> list[str]:
     return [f"    {line}" for line in lines]
 
 
+def _is_wide(field: Field) -> bool:
+    return isinstance(field.type, Number) and field.type.width is Width.LONG and field.type.maximum >= _WIDE_MIN
+
+
 def _letter(field: Field) -> str | None:
-    """How `struct` calls a value of fixed width."""
+    """How `struct` calls a value of fixed width, and one that almost always has eight bytes."""
+    if _is_wide(field):
+        return "Q"
     match field.type:
         case Flag():
             return "B"
@@ -161,18 +155,39 @@ def _layout(stretch: Sequence[Numbered]) -> str:
 def _write_stretch(stretch: Sequence[Numbered], octets: int) -> list[str]:
     """Read fields of fixed width in one go if they are all there; otherwise one by one."""
     first = stretch[0][0]
-    marks = [f"m{number}" for number, field in stretch if field.nullable]
     targets = ", ".join(f"m{number}, v{number}" if field.nullable else f"v{number}" for number, field in stretch)
     return [
-        f"whole = at + {octets} <= len(body)",
-        "if whole:",
-        f"    {targets} = unpack_{first}(body, at)",
-        *([f"    whole = {' == '.join(marks)} == 2"] if marks else []),
-        "if whole:",
+        "try:",
+        f"    [{targets}] = unpack_{first}(body, at)",
+        "    whole = True",
+        "except short:",
+        "    whole = False",
+        f"if {' and '.join(['whole', *(line for one in stretch for line in _write_usual(*one))])}:",
         f"    at += {octets}",
-        *_indent(line for one in stretch for line in _write_check(*one)),
+        *_indent(line for one in stretch for line in (*_write_narrowing(*one), *_write_check(*one))),
         "else:",
         *_indent(line for one in stretch for line in _write_field(*one)),
+    ]
+
+
+def _write_usual(number: int, field: Field) -> list[str]:
+    """Write on what it depends that a value is there, in its usual width."""
+    mark = [f"m{number} == 2"] if field.nullable else []
+    # Seven bytes are followed by another, the eighth is not and not 0; an even number is not negative.
+    wide = [f"v{number} & 0x8080808080808081 == 0x80808080808080", f"v{number} > 0xffffffffffffff"]
+    return [*mark, *(wide if _is_wide(field) else [])]
+
+
+def _write_narrowing(number: int, field: Field) -> list[str]:
+    """Bring the eight times seven bits of a wide value together: two by two, four by four, and all."""
+    if not _is_wide(field):
+        return []
+    name = f"v{number}"
+    return [
+        f"{name} -= 0x80808080808080",
+        f"{name} -= ({name} & 0x7f007f007f007f00) >> 1",
+        f"{name} -= (({name} & 0x3fff00003fff0000) >> 2) * 3",
+        f"{name} = (({name} & 0xfffffff) + ({name} >> 32 << 28)) >> 1",
     ]
 
 
@@ -201,13 +216,11 @@ def _write_value(number: int, field: Field) -> list[str]:
             return [f"({name},) = read_float(body, at)", "at += 4", *check]
         case Number(width=Width.DOUBLE):
             return [f"({name},) = read_double(body, at)", "at += 8", *check]
-        case Number(maximum=maximum) if maximum >= _WIDE_MIN:
-            return [f"{name}, at = read_wide(body, at)", *check]
         case Number():
             return [
                 f"{name} = body[at]",
                 f"if {name} < 0x80:",
-                f"    {name} = ({name} >> 1) ^ -({name} & 1)",
+                f"    {name} = zigzag[{name}]",
                 "    at += 1",
                 "else:",
                 f"    {name}, at = read_varint(body, at)",
@@ -229,7 +242,8 @@ def _write_check(number: int, field: Field) -> list[str]:
 
 def _literal(field: Field, bound: float) -> str:
     """Write a bound; that of a real as a float, which compares faster, where that is the same number."""
-    return repr(float(bound)) if _letter(field) and float(bound) == bound else repr(bound)
+    real = isinstance(field.type, Number) and field.type.width in (Width.FLOAT, Width.DOUBLE)
+    return repr(float(bound)) if real and float(bound) == bound else repr(bound)
 
 
 def _refusal(path: str, described: Type, value: float) -> BodyError:

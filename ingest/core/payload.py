@@ -5,7 +5,8 @@ harder than the body is long. How it compares with fastavro, and why both exist,
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NoReturn
 
 import msgspec
 
@@ -16,6 +17,9 @@ from ingest.core.verdict import Refusal
 
 MARKER = b"\xc3\x01"  # Avro 1.12, "Single-object encoding"
 HEADER_BYTES = 10  # the marker and the fingerprint
+ALONE_BYTES = 12  # and that there is one sample, of this kind
+ONE_BYTE_KINDS = 64  # so many numbers of kinds have one byte
+END = b"\0"  # of the array of samples, and with it of the body
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -25,11 +29,20 @@ class Known(msgspec.Struct, frozen=True):
     readers: tuple[tuple[str, Read], ...]
 
 
+class Alone(msgspec.Struct, frozen=True):
+    """How a message of one sample is read behind its opening, which says all this."""
+
+    fingerprint: int
+    kind: str
+    read: Read
+
+
 class Catalogue(msgspec.Struct, frozen=True):
     """The schemas that this installation reads, by fingerprint, and the fields of each kind in all of them."""
 
     known: dict[int, Known]
     fields: dict[str, tuple[str, ...]]  # in the order in which a sample has its values
+    alone: dict[bytes, Alone]  # by opening, so that what most messages begin with is one look-up
 
     @property
     def schemas(self) -> tuple[Schema, ...]:
@@ -50,31 +63,55 @@ def load(texts: Mapping[str, str]) -> Catalogue:
             )
         schemas[schema.fingerprint] = schema
     fields = fields_of(schemas.values())
-    return Catalogue({number: _know(schema, fields) for number, schema in schemas.items()}, fields)
+    known = {number: _know(schema, fields) for number, schema in schemas.items()}
+    alone = {opening: one for each in known.values() for opening, one in _openings(each)}
+    return Catalogue(known, fields, alone)
 
 
 def _know(schema: Schema, fields: Mapping[str, Sequence[str]]) -> Known:
     return Known(schema, tuple((kind.name, make_sample(kind, fields[kind.name])) for kind in schema.kinds))
 
 
+def _openings(known: Known) -> Iterator[tuple[bytes, Alone]]:
+    fingerprint = known.schema.fingerprint
+    header = MARKER + fingerprint.to_bytes(8, "little")
+    for branch, (kind, read) in enumerate(known.readers[:ONE_BYTE_KINDS]):
+        yield header + bytes((2, 2 * branch)), Alone(fingerprint, kind, read)
+
+
 def read_payload(verified: Verified, catalogue: Catalogue, samples_max: int) -> Reading | Unreadable | Refused:
     """Decode the payload of a message. Never raises, whatever the bytes."""
     payload = verified.envelope.payload
-    if len(payload) < HEADER_BYTES or not payload.startswith(MARKER):
-        return Refused(
-            verified, Refusal.INVALID_PAYLOAD, "the payload is not an Avro single object (C3 01, fingerprint)"
-        )
-    fingerprint = int.from_bytes(payload[2:HEADER_BYTES], "little")
-    known = catalogue.known.get(fingerprint)
-    if known is None:
-        return Unreadable(verified, fingerprint)
+    alone = catalogue.alone.get(payload[:ALONE_BYTES])  # one sample is always allowed
     try:
-        samples = _read_samples(payload, known, samples_max)
+        if alone is not None:
+            return Reading(verified, alone.fingerprint, _read_alone(payload, alone))
+        return _read_any(verified, catalogue, samples_max)
     except BodyError as error:
         return Refused(verified, error.reason, error.detail)
     except (IndexError, struct.error):  # the readers look no further than the last byte
         return Refused(verified, Refusal.INVALID_PAYLOAD, "the body ends in the middle of a value")
-    return Reading(verified, fingerprint, samples)
+
+
+def _read_any(verified: Verified, catalogue: Catalogue, samples_max: int) -> Reading | Unreadable:
+    payload = verified.envelope.payload
+    if len(payload) < HEADER_BYTES or not payload.startswith(MARKER):
+        raise invalid("the payload is not an Avro single object (C3 01, fingerprint)")
+    fingerprint = int.from_bytes(payload[2:HEADER_BYTES], "little")
+    known = catalogue.known.get(fingerprint)
+    if known is None:
+        return Unreadable(verified, fingerprint)
+    return Reading(verified, fingerprint, _read_samples(payload, known, samples_max))
+
+
+def _read_alone(payload: bytes, alone: Alone) -> tuple[Sample]:
+    try:
+        values, at = alone.read(payload, ALONE_BYTES)
+    except BodyError as error:
+        raise _in_sample(0, error) from None
+    if payload[at:] != END:
+        _explain_end(payload, at)
+    return (Sample(alone.kind, values),)
 
 
 def reread(payload: bytes, catalogue: Catalogue) -> tuple[Sample, ...] | None:
@@ -101,9 +138,17 @@ def _read_samples(payload: bytes, known: Known, samples_max: int) -> tuple[Sampl
             values, at = read(payload, at)
             samples.append(Sample(kind, values))
     except BodyError as error:
-        raise BodyError(error.reason, f"sample {len(samples)}: {error.detail}") from None
+        raise _in_sample(len(samples), error) from None
+    if payload[at:] != END:
+        _explain_end(payload, at)
+    return tuple(samples)
+
+
+def _in_sample(number: int, error: BodyError) -> BodyError:
+    return BodyError(error.reason, f"sample {number}: {error.detail}")
+
+
+def _explain_end(payload: bytes, at: int) -> NoReturn:
     if payload[at] != 0:
         raise invalid("the array of samples does not end after its first block")
-    if at + 1 != len(payload):
-        raise invalid(f"{len(payload) - at - 1} bytes follow the end of the body")
-    return tuple(samples)
+    raise invalid(f"{len(payload) - at - 1} bytes follow the end of the body")
