@@ -5,7 +5,7 @@ each record stands for itself. What is read is Kafka's record batch in format 2,
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 from aiokafka import ConsumerRecord, TopicPartition
@@ -50,12 +50,19 @@ class _Batch(msgspec.Struct, frozen=True):
     body: bytes  # the records, compressed
 
 
-def taken(record: ConsumerRecord) -> RawRecord:
-    """Take over what the library has read. Raises TroubleError when its time is not the broker's."""
-    if record.timestamp_type != LOG_APPEND_TIME:
-        raise _claimed_time(record.topic)
-    trace = next((value for name, value in record.headers if name == "traceparent"), None) if record.headers else None
-    return RawRecord(record.topic, record.partition, record.offset, record.timestamp, record.value or b"", _text(trace))
+def taken(given: Sequence[ConsumerRecord], at: TopicPartition, offset: int) -> list[RawRecord]:
+    """Take over what the library has read, from this offset on. Raises TroubleError when a time is not the broker's."""
+    topic, partition = at
+    wanted = [record for record in given if record.offset >= offset]
+    if any(record.timestamp_type != LOG_APPEND_TIME for record in wanted):
+        raise _claimed_time(topic)
+    return [
+        RawRecord(
+            topic, partition, record.offset, record.timestamp, record.value or b"",
+            _trace(record.headers) if record.headers else None,
+        )
+        for record in wanted
+    ]  # fmt: skip
 
 
 def read(data: bytes, at: TopicPartition, offset: int, records_max: int) -> Stretch:
@@ -167,6 +174,10 @@ def _claimed_time(topic: str) -> TroubleError:
         f"topic {topic} is not set to message.timestamp.type=LogAppendTime: "
         "its times are the senders' claims; set it (for new records) and purge or move past the old ones"
     )
+
+
+def _trace(headers: Iterable[tuple[str, bytes]]) -> str | None:
+    return _text(next((value for name, value in headers if name == "traceparent"), None))
 
 
 def _text(trace: bytes | None) -> str | None:

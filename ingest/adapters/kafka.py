@@ -190,7 +190,7 @@ class KafkaLog:
         except Exception as error:  # noqa: BLE001 (a record can make the library raise anything, and it must not stop us)
             why = type(error).__name__
         else:
-            records = [batches.taken(record) for record in given if record.offset >= offset]
+            records = batches.taken(given, at, offset)
             if all(record.offset == expected for expected, record in enumerate(records, offset)):
                 return records
             why = "a gap"

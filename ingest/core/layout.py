@@ -21,8 +21,8 @@ def _sized(major: int, sizes: range, item: bytes) -> bytes:
     return rb"(?:\x%02x(?=[\x18-\x%02x])|(?=[\x%02x-\x%02x]))(" % (long, last, short, major + 23) + strings + b")"
 
 
-# Heads are in shortest form (RFC 8949, 4.2.1). Every repetition is of as many bytes as one of them, or the contract, says:
-# no value, however long or hostile, takes more than a few microseconds. A float64 that begins with 41 is finite:
+# Heads are in shortest form (RFC 8949, 4.2.1). Every repetition is of as many bytes as one of them, or the contract,
+# says: no value, however long or hostile, takes more than a few microseconds. A float64 that begins with 41 is finite:
 # it lies between 36 hours and 272 years after 1970.
 _TIME = rb"\xfb\x41.{7}|\x1a(?!\0\0).{4}"
 _UINT32 = rb"[\x00-\x17]|\x18[\x18-\xff]|\x19[^\0].|\x1a(?!\0\0).{4}"

@@ -131,7 +131,7 @@ async def test_what_we_read_ourselves_is_what_the_library_reads(settings: Settin
     async with AIOKafkaConsumer(bootstrap_servers=settings.kafka) as consumer:
         consumer.assign([at])
         consumer.seek(at, 0)
-        theirs = [batches.taken(await consumer.getone()) for _ in range(8)]
+        theirs = batches.taken([await consumer.getone() for _ in range(8)], at, 0)
     data = await brokers.fetch(settings.kafka, at, 0, 2**20)
     assert batches.read(data, at, 0, 100) == batches.Stretch(theirs, 9, 9)  # behind the marker
     assert batches.read(data, at, 2, 4) == batches.Stretch(theirs[2:6], 6, 8)
