@@ -83,6 +83,10 @@ UNUSUAL = {
     "a header of more than 255 bytes": laid_out({2: "", 4: 1.5, **PLAIN | {2: "x" * 64, -70004: "x" * 64}}, bytes(32)),
     "a time before 1970": laid_out(PLAIN | {6: -1}),
     "a time of a few seconds": laid_out(PLAIN | {6: 1}),
+    "a float64 of a few seconds": laid_out(PLAIN | {6: 1.5}),
+    "a float64 of the year 3000": laid_out(PLAIN | {6: 32_503_680_000.5}),
+    "an exp of -0.0": laid_out({2: "v", 6: 1_790_000_000, 4: -0.0, **PLAIN}),
+    "no payload": laid_out(payload=b""),
 }
 
 
@@ -113,6 +117,10 @@ WRONG = {
     "a payload length that is not shortest": laid_out().replace(b"\x45\xc3\x01", b"\x58\x05\xc3\x01"),
     "a signature of 63 bytes": framed(cbor2.dumps({1: -8, 4: b"k", 15: PLAIN}), signature=bytes(63)),
     "a byte behind the signature": laid_out() + b"\x00",
+    "a short kid with a long head": laid_out(kid=b"k" * 23).replace(b"\x04\x57", b"\x04\x58\x17"),
+    "a kid whose head has a short one behind the long": laid_out().replace(b"\x04\x45", b"\x04\x58\x45"),
+    "a kid whose long head has no beginning": laid_out(kid=bytes(24)).replace(b"\x04\x58\x18", b"\x04\x18"),
+    "a sub whose head has a short one behind the long": laid_out().replace(b"\x02\x69v", b"\x02\x78\x69v"),
     "an envelope of 65,537 bytes": laid_out(payload=bytes(BYTES_MAX + 1 - len(laid_out(payload=b"")) - 2)),
 }
 

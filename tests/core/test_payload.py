@@ -1,10 +1,12 @@
 """Is of each payload read what was written, and nothing else, whatever its bytes?"""
 
 import io
+import json
 import math
 import random
 import struct
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import fastavro
@@ -12,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.core.message import Reading, Refused, Unreadable
-from ingest.core.payload import read_payload
+from ingest.core.message import Reading, Refused, Sample, Unreadable
+from ingest.core.payload import MARKER, load, read_payload
 from ingest.core.verdict import Refusal
 from tests.core.bodies import (
     ALL_TEXTS,
@@ -50,6 +52,40 @@ def test_a_reading_says_which_schema_it_was_written_with() -> None:
     answer = read(NEWEST, write(NEWEST, [sample_of("VehicleState")]))
     assert isinstance(answer, Reading)
     assert answer.schema == FINGERPRINTS[NEWEST]
+
+
+@pytest.mark.parametrize("branch", [0, 1, 63, 64, 69])
+def test_one_sample_is_read_as_the_first_of_many_is_however_many_kinds_there_are(branch: int) -> None:
+    time = {"name": "recorded_at_us", "type": "long", "minimum": 0, "maximum": 63}
+    kinds = [{"type": "record", "name": f"Kind{number}", "fields": [time]} for number in range(70)]
+    samples = {"name": "samples", "type": {"type": "array", "items": kinds}}
+    catalogue = load({"many": json.dumps({"type": "record", "name": "Telemetry", "fields": [samples]})})
+    (fingerprint,) = catalogue.known
+    number = bytes((2 * branch,)) if branch < 64 else bytes((2 * branch & 0x7F | 0x80, 1))
+    for count in (1, 2):
+        body = bytes((2 * count,)) + (number + b"\x0e") * count + b"\x00"
+        found = read_payload(verify(MARKER + struct.pack("<Q", fingerprint) + body), catalogue, 2)
+        assert isinstance(found, Reading)
+        assert found.schema == fingerprint
+        assert found.samples == (Sample(f"Kind{branch}", (7,)),) * count
+
+
+@pytest.mark.parametrize(
+    ("cut", "detail"),
+    [
+        (lambda body: body + b"\x00", "1 bytes follow the end of the body"),
+        (lambda body: body[:-1] + b"\x02", "the array of samples does not end after its first block"),
+        (lambda body: body[:-1], "the body ends in the middle of a value"),
+        (lambda body: body[:-2], "the body ends in the middle of a value"),
+        (lambda body: body[:1] + b"\x7e" + body[2:], "sample 0: kind 63 of 4"),
+    ],
+)
+def test_what_is_wrong_with_the_frame_of_one_sample_is_said_as_of_many(
+    cut: Callable[[bytes], bytes], detail: str
+) -> None:
+    refused = read(NEWEST, cut(write(NEWEST, [sample_of("VehicleState")])))
+    assert isinstance(refused, Refused)
+    assert refused.detail == detail
 
 
 def test_an_unknown_schema_is_not_an_invalid_payload() -> None:
