@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 import msgspec
 
 from ingest.core.device import BOOTS_MAX, Device, Key, KeyState, Standing
-from ingest.core.freshness import doubt, quality
+from ingest.core.freshness import ahead_s, doubt, quality
 from ingest.core.message import Envelope, Examined, Reading, Refused, Unreadable, Verified
 from ingest.core.outcome import Accepted, Duplicate, Held, Judged, Outcome, Span, account
 from ingest.core.policy import Policy
@@ -21,6 +21,7 @@ from ingest.core.standing import CONTENT, Accusation, Cohort, Trips, accuse, coh
 from ingest.core.verdict import Evidence, Hold, Limit, Refusal, TimeQuality
 
 _UNUSED = Ledger()
+_TRUSTED, _ACTIVE, _FINE = Standing.TRUSTED, KeyState.ACTIVE, TimeQuality.OK  # an enum is slow to say who is who
 
 Number = tuple[int, int, int]  # device_no, epoch, seq
 Content = tuple[int, bytes]  # device_no, digest
@@ -67,12 +68,12 @@ class Past(msgspec.Struct, frozen=True):
 
 def accountable(examined: Iterable[Examined]) -> list[Verified]:
     """Pick the messages that their devices answer for: whose rows must be locked."""
-    return [m.verified for m in examined if not isinstance(m, Refused)] + blamed(examined)
+    return [m.verified for m in examined if isinstance(m, Reading) or not isinstance(m, Refused)] + blamed(examined)
 
 
 def blamed(examined: Iterable[Examined]) -> list[Verified]:
     """Pick the refused messages that speak against their devices, unless the same content did before."""
-    refused = [m for m in examined if isinstance(m, Refused) and m.reason in CONTENT]
+    refused = [m for m in examined if type(m) is Refused and m.reason in CONTENT]
     return [m.reached for m in refused if isinstance(m.reached, Verified)]
 
 
@@ -80,12 +81,14 @@ def suspects(examined: Iterable[Examined], devices: Mapping[int, Device]) -> lis
     """Pick the messages that the store must be asked about."""
     found = []
     for message in examined:
-        if not isinstance(message, Refused):
+        if isinstance(message, Reading) or not isinstance(message, Refused):
             verified = message.verified
             device, envelope = devices[verified.sender.device_no], verified.envelope
-            stored = look(device.ledgers.get(envelope.epoch, _UNUSED), envelope.seq) is not Use.NEW
-            if stored or device.held:
-                found.append(Suspect(verified, stored, device.held > 0))
+            ledger = device.ledgers.get(envelope.epoch, _UNUSED)
+            if device.held or envelope.seq <= ledger.highest:
+                stored = look(ledger, envelope.seq) is not Use.NEW
+                if stored or device.held:
+                    found.append(Suspect(verified, stored, device.held > 0))
     return found
 
 
@@ -95,7 +98,9 @@ def judge(examined: Sequence[Examined], past: Past, policy: Policy, span: Span) 
     Raises KeysMovedError when a row is newer than the keys that a message was verified with.
     """
     bench = _Bench(past, policy)
-    judged = [bench.note(m) if isinstance(m, Refused) else bench.weigh(m) for m in examined]
+    judged = [
+        bench.weigh(m) if isinstance(m, Reading) or not isinstance(m, Refused) else bench.note(m) for m in examined
+    ]
     outcome = account(judged, bench.changed(), bench.accusations, span)
     return outcome if bench.meter is None else msgspec.structs.replace(outcome, shares=bench.meter.changed())
 
@@ -111,8 +116,9 @@ class _Case(msgspec.Struct, gc=False):
     message: Reading | Unreadable
     verified: Verified
     envelope: Envelope
-    number: Number
     ledger: Ledger  # of its epoch, before it
+    ahead_s: float  # its device's clock, of the broker's
+    owner: Prior | None  # whose number it claims
 
 
 class _Bench:
@@ -123,8 +129,9 @@ class _Bench:
         self.meter = None if past.shares is None else Meter(past.shares, policy)
         self._devices = dict(past.devices)
         self._before = past.devices
-        self._contents = {(number, prior.digest) for number, known in past.priors.items() for prior in known}
-        self._owners = {number: prior for number, known in past.priors.items() for prior in known if prior.owner}
+        self._priors = {number: list(known) for number, known in past.priors.items()}
+        self._accepted: list[Verified] = []
+        self._entered = 0  # how many of them are among the priors
         self._known = set(past.known)
         self._trips = dict(past.trips)
         self._policy = policy
@@ -139,16 +146,21 @@ class _Bench:
     def weigh(self, message: Reading | Unreadable) -> Judged:
         """Judge one message and remember it."""
         verified = message.verified
-        device = self._row(verified)
-        envelope, claimed = verified.envelope, number(verified)
-        if (claimed, verified.digest) in self._contents:
-            return Duplicate(verified)
-        case = _Case(message, verified, envelope, claimed, device.ledgers.get(envelope.epoch, _UNUSED))
-        conflict = self._conflict(case, device)
+        device, envelope = self._row(verified), verified.envelope
+        ledger = device.ledgers.get(envelope.epoch, _UNUSED)
+        owner = None
+        suspect = device.held or envelope.seq <= ledger.highest  # else nobody has used its number
+        if suspect:
+            priors = self._recall(number(verified))
+            if verified.digest in [prior.digest for prior in priors]:
+                return Duplicate(verified)
+            owner = next((prior for prior in reversed(priors) if prior.owner), None)
+        case = _Case(message, verified, envelope, ledger, ahead_s(envelope), owner)
+        conflict = self._conflict(case, device) if suspect else None
         evidence = self._evidence(case, device, conflict)
         if evidence is not None:
             device = self._accuse(device, verified, evidence)
-        reason = conflict or _epoch_trouble(case, device) or self._trouble(case, device)
+        reason = conflict or self._trouble(case, device)
         if reason is None:
             return self._admit(case, device)
         if isinstance(reason, Hold):
@@ -189,20 +201,20 @@ class _Bench:
         """Find what a message that is not a duplicate says against its device, by its number, its boot and its key."""
         envelope, key = case.envelope, case.verified.key
         if conflict is not None:  # what is too old to compare proves nothing
-            both = conflict is Hold.EQUIVOCATION and case.number in self._owners
+            both = conflict is Hold.EQUIVOCATION and case.owner is not None
             return Evidence.EQUIVOCATION if both else None
         if envelope.seq > case.ledger.highest and self._goes_on(case, device):
             return Evidence.CLONE
-        if key.state is KeyState.RETIRED and _beyond(key, envelope):
+        if key.state is not _ACTIVE and _is_spent(key, envelope):
             return Evidence.RETIRED_KEY
         return None
 
     def _goes_on(self, case: _Case, device: Device) -> bool:
         """Say whether a boot speaks that another has followed: one that was accepted, or one with a lost counter."""
-        boot = case.envelope.boot
-        if boot in device.boots[:-1]:
-            return True
-        return device.rolled != b"" and device.boots[-1:] == (boot,) and self._now(case, device)
+        boot, boots = case.envelope.boot, device.boots
+        if not boots or boot != boots[-1]:
+            return boot in boots
+        return device.rolled != b"" and self._now(case, device)
 
     def _now(self, case: _Case, device: Device) -> bool:
         """Say whether a message tells what its device does now: not late data, a closed epoch, or what has waited.
@@ -212,29 +224,33 @@ class _Bench:
         if self.meter is None or case.envelope.epoch != device.epoch:
             return False
         if device.clock_off_since_ms is not None:
-            return doubt(case.envelope, self._policy) is None
-        return quality(case.envelope, self._policy) is TimeQuality.OK
+            return doubt(case.ahead_s, self._policy) is None
+        return quality(case.ahead_s, self._policy) is _FINE
 
     def _conflict(self, case: _Case, device: Device) -> Hold | None:
         """Tell a clone from a counter that was lost with its memory, when the number is another message's."""
-        owner, envelope = self._owners.get(case.number), case.envelope
+        owner, envelope = case.owner, case.envelope
         if owner is None:
             used = look(case.ledger, envelope.seq) is Use.USED
             # used, yet the store no longer keeps the message: too old to compare, so a person decides
-            return (doubt(envelope, self._policy) or Hold.EQUIVOCATION) if used else None
+            return (doubt(case.ahead_s, self._policy) or Hold.EQUIVOCATION) if used else None
         if envelope.boot == owner.boot or envelope.boot in device.boots[:-1]:
             return Hold.EQUIVOCATION
         return Hold.COUNTER_ROLLBACK
 
-    def _trouble(self, case: _Case, device: Device) -> Hold | None:
+    def _trouble(self, case: _Case, device: Device) -> Hold | Refusal | None:
         envelope, key = case.envelope, case.verified.key
-        if device.standing is Standing.QUARANTINED or device.standing is Standing.REVOKED:
+        if envelope.epoch != device.epoch:
+            epoch_trouble = _epoch_trouble(case, device)
+            if epoch_trouble is not None:
+                return epoch_trouble
+        if device.standing is not _TRUSTED and device.standing in (Standing.QUARANTINED, Standing.REVOKED):
             return Hold.QUARANTINED
-        if key.state is KeyState.RETIRED and _beyond(key, envelope):
+        if key.state is not _ACTIVE and _is_spent(key, envelope):
             return Hold.KEY_RETIRED
-        if isinstance(case.message, Unreadable):
+        if not isinstance(case.message, Reading):
             return Hold.SCHEMA_UNKNOWN
-        time_trouble = doubt(envelope, self._policy)
+        time_trouble = doubt(case.ahead_s, self._policy)
         if time_trouble is not None:
             return time_trouble
         return Hold.SEQ_JUMP if envelope.seq > case.ledger.highest + self._policy.seq_jump_max else None
@@ -246,19 +262,22 @@ class _Bench:
         left = self.meter.charge(device.rate, case.verified.sender.tenant_no, case.envelope.record.received_at_ms)
         if isinstance(left, Bucket):
             return self._accept(case, device, left)
-        if left is Limit.DEVICE and quality(case.envelope, self._policy) is TimeQuality.OK:
+        if left is Limit.DEVICE and quality(case.ahead_s, self._policy) is _FINE:
             device = self._accuse(device, case.verified, Evidence.RATE)
         return self._hold(case, device, Hold.RATE_LIMITED, left)
 
     def _accept(self, case: _Case, device: Device, rate: Bucket) -> Accepted:
         """Remember it; what is above all others tells how its device's clock and software are now."""
         envelope, now_ms = case.envelope, case.envelope.record.received_at_ms
-        time_quality = quality(envelope, self._policy)
+        time_quality = quality(case.ahead_s, self._policy)
         boots, rolled, software, off_since_ms = device.boots, device.rolled, device.software, device.clock_off_since_ms
         if envelope.seq > case.ledger.highest:
             software = envelope.software
-            off_since_ms = _off_since(off_since_ms, time_quality, now_ms)
-            if boots[-1:] != (envelope.boot,):
+            if time_quality is _FINE:
+                off_since_ms = None
+            elif off_since_ms is None:
+                off_since_ms = now_ms
+            if not boots or boots[-1] != envelope.boot:
                 boots = (*(boot for boot in boots if boot != envelope.boot), envelope.boot)[-BOOTS_MAX:]
                 rolled = b""
         ledger = add(case.ledger, envelope.seq, self._policy.ledger_ranges_max)
@@ -266,7 +285,7 @@ class _Bench:
             device, ledgers={**device.ledgers, envelope.epoch: ledger}, boots=boots, rolled=rolled, software=software,
             clock_off_since_ms=off_since_ms, rate=rate,
         )  # fmt: skip
-        self._remember(case, owner=True)
+        self._accepted.append(case.verified)
         assert isinstance(case.message, Reading)
         off_s = 0.0 if off_since_ms is None else max(0.0, (now_ms - off_since_ms) / 1000)
         return Accepted(case.message, time_quality, off_s)
@@ -279,14 +298,19 @@ class _Bench:
         rolled = case.envelope.boot if reason is Hold.COUNTER_ROLLBACK and self._now(case, device) else device.rolled
         row = msgspec.structs.replace(device, held=device.held + 1, held_bytes=held_bytes, rolled=rolled)
         self._devices[device.device_no] = row
-        self._remember(case, owner=owns_its_number(reason))
+        self._remember(case.verified, owner=owns_its_number(reason))
         return Held(case.message, reason, whole, limit)
 
-    def _remember(self, case: _Case, *, owner: bool) -> None:
-        digest = case.verified.digest
-        self._contents.add((case.number, digest))
-        if owner:
-            self._owners[case.number] = Prior(digest, case.envelope.boot, owner)
+    def _recall(self, claimed: Number) -> Sequence[Prior]:
+        """Find who used a number. It is asked for few, so only then is entered what was accepted since it was last."""
+        for verified in self._accepted[self._entered :]:
+            self._remember(verified, owner=True)
+        self._entered = len(self._accepted)
+        return self._priors.get(claimed, ())
+
+    def _remember(self, verified: Verified, *, owner: bool) -> None:
+        prior = Prior(verified.digest, verified.envelope.boot, owner)
+        self._priors.setdefault(number(verified), []).append(prior)
 
 
 def _epoch_trouble(case: _Case, device: Device) -> Hold | Refusal | None:
@@ -298,14 +322,10 @@ def _epoch_trouble(case: _Case, device: Device) -> Hold | Refusal | None:
     return None
 
 
-def _off_since(off_since_ms: int | None, quality: TimeQuality, now_ms: int) -> int | None:
-    if quality is TimeQuality.OK:
-        return None
-    return now_ms if off_since_ms is None else off_since_ms
-
-
-def _beyond(key: Key, envelope: Envelope) -> bool:
+def _is_spent(key: Key, envelope: Envelope) -> bool:
     """Say whether a retired key may not sign this any more; of the epochs before its last, all that is not closed."""
+    if key.state is not KeyState.RETIRED:
+        return False
     return key.cutoff is None or (envelope.epoch, envelope.seq) > key.cutoff
 
 

@@ -109,12 +109,25 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def account(judged: Sequence[Judged], devices: list[Device], accusations: list[Accusation], span: Span) -> Outcome:
     """Sort a batch's verdicts; a record without exactly one verdict is our own fault, and fatal."""
-    accepted = [j for j in judged if isinstance(j, Accepted)]
-    duplicates = [j for j in judged if isinstance(j, Duplicate)]
-    held = [j for j in judged if isinstance(j, Held)]
-    refused = [j for j in judged if isinstance(j, Refused)]
-    counts = Counter(verdict_of(j) for j in judged)
-    outcome = Outcome(span, accepted, duplicates, held, refused, devices, accusations, counts)
+    accepted: list[Accepted] = []
+    duplicates: list[Duplicate] = []
+    held: list[Held] = []
+    refused: list[Refused] = []
+    for one in judged:
+        if isinstance(one, Accepted):
+            accepted.append(one)
+        elif isinstance(one, Refused):
+            refused.append(one)
+        elif isinstance(one, Held):
+            held.append(one)
+        else:
+            duplicates.append(one)
+    counts: dict[tuple[Verdict, str], int] = {(Verdict.ACCEPTED, ""): len(accepted)}
+    counts[Verdict.DUPLICATE, ""] = len(duplicates)
+    counts |= {(Verdict.HELD, reason): number for reason, number in Counter([one.reason for one in held]).items()}
+    counts |= {(Verdict.REFUSED, reason): number for reason, number in Counter([one.reason for one in refused]).items()}
+    given = {verdict: number for verdict, number in counts.items() if number}
+    outcome = Outcome(span, accepted, duplicates, held, refused, devices, accusations, given)
     positions = span.to_offset - span.from_offset - sum(end - start for start, end in span.skipped)
     assert outcome.consumed == len(judged) == positions, f"{positions} positions, {outcome.consumed} verdicts"
     return outcome

@@ -21,6 +21,9 @@ class Bucket(msgspec.Struct, frozen=True, gc=False):
     at_ms: int = 0  # since 1970 UTC: long ago, so a new one is full
 
 
+_FULL = Bucket()
+
+
 class Rate(msgspec.Struct, frozen=True, gc=False):
     """How fast a bucket fills, and how far."""
 
@@ -36,11 +39,19 @@ def take(bucket: Bucket, amount: int, now_ms: int, rate: Rate) -> Bucket | None:
     """Charge a bucket; None if it does not hold so much."""
     level_milli, at_ms = bucket.level_milli, bucket.at_ms
     if now_ms > at_ms:
-        passed_ms = now_ms - at_ms
-        most_milli = max(rate.burst * MILLI, min(passed_ms, rate.away_s_max * 1000) * rate.per_s)
-        level_milli, at_ms = max(level_milli, min(level_milli + passed_ms * rate.per_s, most_milli)), now_ms
+        level_milli, at_ms = _fill(level_milli, now_ms - at_ms, rate), now_ms
     level_milli -= amount * MILLI
     return Bucket(level_milli, at_ms) if level_milli >= 0 else None
+
+
+def _fill(level_milli: int, passed_ms: int, rate: Rate) -> int:
+    """Say what a bucket has come to; what it had above its burst it keeps."""
+    filled_milli, most_milli = level_milli + passed_ms * rate.per_s, rate.burst * MILLI
+    if filled_milli <= most_milli:
+        return filled_milli
+    if rate.away_s_max:
+        most_milli = max(most_milli, min(passed_ms, rate.away_s_max * 1000) * rate.per_s)
+    return max(level_milli, min(filled_milli, most_milli))
 
 
 class Meter:
@@ -61,13 +72,14 @@ class Meter:
         own = take(device, 1, now_ms, self._device)
         if own is None:
             return Limit.DEVICE
-        tenant = take(self._shares.get(tenant_no, Bucket()), 1, now_ms, self._tenant)
+        shares = self._shares
+        tenant = take(shares.get(tenant_no, _FULL), 1, now_ms, self._tenant)
         if tenant is None:
             return Limit.TENANT
-        fleet = take(self._shares.get(FLEET, Bucket()), 1, now_ms, self._fleet)
+        fleet = take(shares.get(FLEET, _FULL), 1, now_ms, self._fleet)
         if fleet is None:
             return Limit.FLEET
-        self._shares.update({tenant_no: tenant, FLEET: fleet})
+        shares[tenant_no], shares[FLEET] = tenant, fleet
         return own
 
     def changed(self) -> Shares:

@@ -44,17 +44,19 @@ def look(ledger: Ledger, seq: int) -> Use:
 
 def add(ledger: Ledger, seq: int, ranges_max: int) -> Ledger:
     """Enter a number that was just accepted. It must not be in the ledger."""
-    ranges = ledger.ranges if seq < ledger.floor else _insert(ledger.ranges, seq)
-    floor = ledger.floor
+    ranges, floor, lowest, highest = ledger.ranges, ledger.floor, ledger.lowest, ledger.highest
+    if ranges and ranges[-1] == seq:  # the next number of an honest device in order
+        ranges = (*ranges[:-1], seq + 1)
+    elif seq >= floor:
+        ranges = _insert(ranges, seq)
     while len(ranges) > 2 * ranges_max:
         floor, ranges = ranges[1], ranges[2:]
-    lowest = min(ledger.lowest, seq) if ledger.accepted else seq
-    return Ledger(ranges, floor, lowest, max(ledger.highest, seq), ledger.accepted + 1)
+    if seq < lowest or not ledger.accepted:
+        lowest = seq
+    return Ledger(ranges, floor, lowest, max(highest, seq), ledger.accepted + 1)
 
 
 def _insert(ranges: tuple[int, ...], seq: int) -> tuple[int, ...]:
-    if ranges and ranges[-1] == seq:  # the next number of an honest device in order
-        return (*ranges[:-1], seq + 1)
     at = bisect_right(ranges, seq)
     assert at % 2 == 0, "the number is in the ledger already"
     joins_left = at > 0 and ranges[at - 1] == seq
