@@ -110,14 +110,29 @@ def unasked(outcome: Outcome, past: Past) -> frozenset[Cohort]:
     return frozenset(fallen.cohort for fallen in quarantines(outcome.accusations)) - past.trips.keys()
 
 
+class _Draft(msgspec.Struct, gc=False):
+    """A device's row while its batch is judged; made once for many messages, as most change the same few things."""
+
+    device: Device  # up to date but for its ledgers and its bucket
+    ledgers: dict[int, Ledger]
+    rate: Bucket
+    moved: bool = False  # something was accepted
+    accepted: list[Verified] = []  # what is not among the priors yet
+
+    def row(self) -> Device:
+        """Give it as it is to be written."""
+        return msgspec.structs.replace(self.device, ledgers=self.ledgers, rate=self.rate) if self.moved else self.device
+
+
 class _Case(msgspec.Struct, gc=False):
     """A message before the bench, with what every rule asks for, looked up once."""
 
     message: Reading | Unreadable
     verified: Verified
     envelope: Envelope
+    draft: _Draft
     ledger: Ledger  # of its epoch, before it
-    ahead_s: float  # its device's clock, of the broker's
+    ahead_s: float  # how far its device's clock is ahead of the broker's
     owner: Prior | None  # whose number it claims
 
 
@@ -127,11 +142,9 @@ class _Bench:
     def __init__(self, past: Past, policy: Policy) -> None:
         self.accusations: list[Accusation] = []
         self.meter = None if past.shares is None else Meter(past.shares, policy)
-        self._devices = dict(past.devices)
-        self._before = past.devices
+        self._devices = past.devices
+        self._drafts: dict[int, _Draft] = {}
         self._priors = {number: list(known) for number, known in past.priors.items()}
-        self._accepted: list[Verified] = []
-        self._entered = 0  # how many of them are among the priors
         self._known = set(past.known)
         self._trips = dict(past.trips)
         self._policy = policy
@@ -140,108 +153,111 @@ class _Bench:
         """Remember a refused message if it speaks against its device. It stays refused."""
         evidence, verified = CONTENT.get(refused.reason), refused.reached
         if evidence is not None and isinstance(verified, Verified):
-            self._accuse(self._row(verified), verified, evidence)
+            self._accuse(self._draft(verified), verified, evidence)
         return refused
 
     def weigh(self, message: Reading | Unreadable) -> Judged:
         """Judge one message and remember it."""
         verified = message.verified
-        device, envelope = self._row(verified), verified.envelope
-        ledger = device.ledgers.get(envelope.epoch, _UNUSED)
+        draft, envelope = self._draft(verified), verified.envelope
+        ledger = draft.ledgers.get(envelope.epoch, _UNUSED)
         owner = None
-        suspect = device.held or envelope.seq <= ledger.highest  # else nobody has used its number
+        suspect = draft.device.held or envelope.seq <= ledger.highest  # else nobody has used its number
         if suspect:
-            priors = self._recall(number(verified))
+            priors = self._recall(draft, number(verified))
             if verified.digest in [prior.digest for prior in priors]:
                 return Duplicate(verified)
             owner = next((prior for prior in reversed(priors) if prior.owner), None)
-        case = _Case(message, verified, envelope, ledger, ahead_s(envelope), owner)
-        conflict = self._conflict(case, device) if suspect else None
-        evidence = self._evidence(case, device, conflict)
+        case = _Case(message, verified, envelope, draft, ledger, ahead_s(envelope), owner)
+        conflict = self._conflict(case) if suspect else None
+        evidence = self._evidence(case, conflict)
         if evidence is not None:
-            device = self._accuse(device, verified, evidence)
-        reason = conflict or self._trouble(case, device)
+            self._accuse(draft, verified, evidence)
+        reason = conflict or self._trouble(case)
         if reason is None:
-            return self._admit(case, device)
+            return self._admit(case)
         if isinstance(reason, Hold):
-            return self._hold(case, device, reason)
-        return Refused(verified, reason, f"epoch {envelope.epoch} is closed; the device is at {device.epoch}")
+            return self._hold(case, reason)
+        return Refused(verified, reason, f"epoch {envelope.epoch} is closed; the device is at {draft.device.epoch}")
 
     def changed(self) -> list[Device]:
         """List the devices whose rows this batch changes, in lock order."""
-        return [self._devices[no] for no in sorted(self._devices) if self._devices[no] is not self._before[no]]
+        rows = [self._drafts[no].row() for no in sorted(self._drafts)]
+        return [row for row in rows if row is not self._devices[row.device_no]]
 
-    def _row(self, verified: Verified) -> Device:
+    def _draft(self, verified: Verified) -> _Draft:
         sender = verified.sender
-        device = self._devices[sender.device_no]
-        if device.key_version != sender.key_version:
+        draft = self._drafts.get(sender.device_no)
+        if draft is None:
+            device = self._devices[sender.device_no]
+            draft = self._drafts[sender.device_no] = _Draft(device, device.ledgers.copy(), device.rate)
+        if draft.device.key_version != sender.key_version:
             raise KeysMovedError
-        return device
+        return draft
 
-    def _accuse(self, device: Device, verified: Verified, evidence: Evidence) -> Device:
-        """Weigh what speaks against a device, unless the same content did before; returns its row.
+    def _accuse(self, draft: _Draft, verified: Verified, evidence: Evidence) -> None:
+        """Weigh what speaks against a device, unless the same content did before.
 
         What an earlier unit says in a closed epoch speaks against nobody who is there now. As it may be refused, and is
         not remembered then, it would count again whenever it is sent again, too.
         """
         content = verified.sender.device_no, verified.digest
-        if content in self._known or verified.envelope.epoch != device.epoch:
-            return device
+        if content in self._known or verified.envelope.epoch != draft.device.epoch:
+            return
         self._known.add(content)
         cohort = cohort_of(verified)
-        accused, accusation = accuse(device, verified, evidence, self._policy, self._trips.get(cohort))
-        if cohort in self._trips and quarantines([accusation]):
-            trips = self._trips[cohort]
+        trips = self._trips.get(cohort)
+        draft.device, accusation = accuse(draft.device, verified, evidence, self._policy, trips)
+        if trips is not None and quarantines([accusation]):
             self._trips[cohort] = Trips((*trips.at_ms, verified.record.received_at_ms), trips.devices)
-        self._devices[device.device_no] = accused
         self.accusations.append(accusation)
-        return accused
 
-    def _evidence(self, case: _Case, device: Device, conflict: Hold | None) -> Evidence | None:
+    def _evidence(self, case: _Case, conflict: Hold | None) -> Evidence | None:
         """Find what a message that is not a duplicate says against its device, by its number, its boot and its key."""
         envelope, key = case.envelope, case.verified.key
         if conflict is not None:  # what is too old to compare proves nothing
             both = conflict is Hold.EQUIVOCATION and case.owner is not None
             return Evidence.EQUIVOCATION if both else None
-        if envelope.seq > case.ledger.highest and self._goes_on(case, device):
+        if envelope.seq > case.ledger.highest and self._goes_on(case):
             return Evidence.CLONE
         if key.state is not _ACTIVE and _is_spent(key, envelope):
             return Evidence.RETIRED_KEY
         return None
 
-    def _goes_on(self, case: _Case, device: Device) -> bool:
+    def _goes_on(self, case: _Case) -> bool:
         """Say whether a boot speaks that another has followed: one that was accepted, or one with a lost counter."""
-        boot, boots = case.envelope.boot, device.boots
-        if not boots or boot != boots[-1]:
-            return boot in boots
-        return device.rolled != b"" and self._now(case, device)
+        boot, device = case.envelope.boot, case.draft.device
+        if not device.boots or boot != device.boots[-1]:
+            return boot in device.boots
+        return device.rolled != b"" and self._now(case)
 
-    def _now(self, case: _Case, device: Device) -> bool:
+    def _now(self, case: _Case) -> bool:
         """Say whether a message tells what its device does now: not late data, a closed epoch, or what has waited.
 
         Of a device whose clock is off nobody knows what is late, unless it is out of all bounds.
         """
+        device = case.draft.device
         if self.meter is None or case.envelope.epoch != device.epoch:
             return False
         if device.clock_off_since_ms is not None:
             return doubt(case.ahead_s, self._policy) is None
         return quality(case.ahead_s, self._policy) is _FINE
 
-    def _conflict(self, case: _Case, device: Device) -> Hold | None:
+    def _conflict(self, case: _Case) -> Hold | None:
         """Tell a clone from a counter that was lost with its memory, when the number is another message's."""
         owner, envelope = case.owner, case.envelope
         if owner is None:
             used = look(case.ledger, envelope.seq) is Use.USED
             # used, yet the store no longer keeps the message: too old to compare, so a person decides
             return (doubt(case.ahead_s, self._policy) or Hold.EQUIVOCATION) if used else None
-        if envelope.boot == owner.boot or envelope.boot in device.boots[:-1]:
+        if envelope.boot == owner.boot or envelope.boot in case.draft.device.boots[:-1]:
             return Hold.EQUIVOCATION
         return Hold.COUNTER_ROLLBACK
 
-    def _trouble(self, case: _Case, device: Device) -> Hold | Refusal | None:
-        envelope, key = case.envelope, case.verified.key
+    def _trouble(self, case: _Case) -> Hold | Refusal | None:
+        envelope, device, key = case.envelope, case.draft.device, case.verified.key
         if envelope.epoch != device.epoch:
-            epoch_trouble = _epoch_trouble(case, device)
+            epoch_trouble = _epoch_trouble(case)
             if epoch_trouble is not None:
                 return epoch_trouble
         if device.standing is not _TRUSTED and device.standing in (Standing.QUARANTINED, Standing.REVOKED):
@@ -255,57 +271,49 @@ class _Bench:
             return time_trouble
         return Hold.SEQ_JUMP if envelope.seq > case.ledger.highest + self._policy.seq_jump_max else None
 
-    def _admit(self, case: _Case, device: Device) -> Accepted | Held:
+    def _admit(self, case: _Case) -> Accepted | Held:
         """Accept a message, unless that is more than its device, its tenant or the fleet may send."""
-        if self.meter is None:
-            return self._accept(case, device, device.rate)
-        left = self.meter.charge(device.rate, case.verified.sender.tenant_no, case.envelope.record.received_at_ms)
-        if isinstance(left, Bucket):
-            return self._accept(case, device, left)
-        if left is Limit.DEVICE and quality(case.ahead_s, self._policy) is _FINE:
-            device = self._accuse(device, case.verified, Evidence.RATE)
-        return self._hold(case, device, Hold.RATE_LIMITED, left)
+        draft = case.draft
+        if self.meter is not None:
+            now_ms = case.envelope.record.received_at_ms
+            left = self.meter.charge(draft.rate, case.verified.sender.tenant_no, now_ms)
+            if not isinstance(left, Bucket):
+                if left is Limit.DEVICE and quality(case.ahead_s, self._policy) is _FINE:
+                    self._accuse(draft, case.verified, Evidence.RATE)
+                return self._hold(case, Hold.RATE_LIMITED, left)
+            draft.rate = left
+        return self._accept(case)
 
-    def _accept(self, case: _Case, device: Device, rate: Bucket) -> Accepted:
+    def _accept(self, case: _Case) -> Accepted:
         """Remember it; what is above all others tells how its device's clock and software are now."""
-        envelope, now_ms = case.envelope, case.envelope.record.received_at_ms
-        time_quality = quality(case.ahead_s, self._policy)
-        boots, rolled, software, off_since_ms = device.boots, device.rolled, device.software, device.clock_off_since_ms
-        if envelope.seq > case.ledger.highest:
-            software = envelope.software
-            if time_quality is _FINE:
-                off_since_ms = None
-            elif off_since_ms is None:
-                off_since_ms = now_ms
-            if not boots or boots[-1] != envelope.boot:
-                boots = (*(boot for boot in boots if boot != envelope.boot), envelope.boot)[-BOOTS_MAX:]
-                rolled = b""
-        ledger = add(case.ledger, envelope.seq, self._policy.ledger_ranges_max)
-        self._devices[device.device_no] = msgspec.structs.replace(
-            device, ledgers={**device.ledgers, envelope.epoch: ledger}, boots=boots, rolled=rolled, software=software,
-            clock_off_since_ms=off_since_ms, rate=rate,
-        )  # fmt: skip
-        self._accepted.append(case.verified)
-        assert isinstance(case.message, Reading)
+        draft, envelope, ledger = case.draft, case.envelope, case.ledger
+        now_ms, time_quality = envelope.record.received_at_ms, quality(case.ahead_s, self._policy)
+        if envelope.seq > ledger.highest:
+            draft.device = _moved_on(draft.device, envelope, time_quality)
+        draft.ledgers[envelope.epoch] = add(ledger, envelope.seq, self._policy.ledger_ranges_max)
+        draft.moved = True
+        draft.accepted.append(case.verified)
+        off_since_ms = draft.device.clock_off_since_ms
         off_s = 0.0 if off_since_ms is None else max(0.0, (now_ms - off_since_ms) / 1000)
+        assert isinstance(case.message, Reading)
         return Accepted(case.message, time_quality, off_s)
 
-    def _hold(self, case: _Case, device: Device, reason: Hold, limit: Limit | None = None) -> Held:
+    def _hold(self, case: _Case, reason: Hold, limit: Limit | None = None) -> Held:
         """Remember it; its bytes are kept as long as its device has not filled its share of the lane."""
-        size = len(case.envelope.record.value)
+        size, device = len(case.envelope.record.value), case.draft.device
         whole = device.held_bytes + size <= self._policy.held_bytes_max
         held_bytes = device.held_bytes + size if whole else device.held_bytes
-        rolled = case.envelope.boot if reason is Hold.COUNTER_ROLLBACK and self._now(case, device) else device.rolled
+        rolled = case.envelope.boot if reason is Hold.COUNTER_ROLLBACK and self._now(case) else device.rolled
         row = msgspec.structs.replace(device, held=device.held + 1, held_bytes=held_bytes, rolled=rolled)
-        self._devices[device.device_no] = row
+        case.draft.device = row
         self._remember(case.verified, owner=owns_its_number(reason))
         return Held(case.message, reason, whole, limit)
 
-    def _recall(self, claimed: Number) -> Sequence[Prior]:
-        """Find who used a number. It is asked for few, so only then is entered what was accepted since it was last."""
-        for verified in self._accepted[self._entered :]:
+    def _recall(self, draft: _Draft, claimed: Number) -> Sequence[Prior]:
+        """Find who used a number. Of few devices it is asked, so only then is entered what was accepted of this one."""
+        for verified in draft.accepted:
             self._remember(verified, owner=True)
-        self._entered = len(self._accepted)
+        draft.accepted.clear()
         return self._priors.get(claimed, ())
 
     def _remember(self, verified: Verified, *, owner: bool) -> None:
@@ -313,11 +321,29 @@ class _Bench:
         self._priors.setdefault(number(verified), []).append(prior)
 
 
-def _epoch_trouble(case: _Case, device: Device) -> Hold | Refusal | None:
-    epoch = case.envelope.epoch
-    if epoch > device.epoch:
+def _moved_on(device: Device, envelope: Envelope, time_quality: TimeQuality) -> Device:
+    """Give the row of a device after its newest message; most say what the one before said."""
+    boots, off_since_ms = device.boots, device.clock_off_since_ms
+    goes_on = boots and boots[-1] == envelope.boot
+    if goes_on and device.software == envelope.software and (time_quality is _FINE) is (off_since_ms is None):
+        return device
+    if time_quality is _FINE:
+        off_since_ms = None
+    elif off_since_ms is None:
+        off_since_ms = envelope.record.received_at_ms
+    if not goes_on:
+        boots = (*[boot for boot in boots if boot != envelope.boot], envelope.boot)[-BOOTS_MAX:]
+    return msgspec.structs.replace(
+        device, boots=boots, rolled=device.rolled if goes_on else b"", software=envelope.software,
+        clock_off_since_ms=off_since_ms,
+    )  # fmt: skip
+
+
+def _epoch_trouble(case: _Case) -> Hold | Refusal | None:
+    epoch, given_out = case.envelope.epoch, case.draft.device.epoch
+    if epoch > given_out:
         return Hold.EPOCH_UNKNOWN
-    if epoch < device.epoch and case.envelope.seq > case.ledger.highest:
+    if epoch < given_out and case.envelope.seq > case.ledger.highest:
         return Refusal.EPOCH_CLOSED
     return None
 
