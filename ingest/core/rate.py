@@ -46,12 +46,13 @@ def take(bucket: Bucket, amount: int, now_ms: int, rate: Rate) -> Bucket | None:
 
 def _fill(level_milli: int, passed_ms: int, rate: Rate) -> int:
     """Say what a bucket has come to; what it had above its burst it keeps."""
-    filled_milli, most_milli = level_milli + passed_ms * rate.per_s, rate.burst * MILLI
-    if filled_milli <= most_milli:
-        return filled_milli
-    if rate.away_s_max:
-        most_milli = max(most_milli, min(passed_ms, rate.away_s_max * 1000) * rate.per_s)
-    return max(level_milli, min(filled_milli, most_milli))
+    earned_milli, most_milli = passed_ms * rate.per_s, rate.burst * MILLI
+    if earned_milli > most_milli:
+        most_milli = max(most_milli, min(earned_milli, rate.away_s_max * 1000 * rate.per_s))
+    room_milli = most_milli - level_milli
+    if room_milli <= 0:
+        return level_milli
+    return level_milli + earned_milli if earned_milli < room_milli else most_milli
 
 
 class Meter:

@@ -44,16 +44,15 @@ def look(ledger: Ledger, seq: int) -> Use:
 
 def add(ledger: Ledger, seq: int, ranges_max: int) -> Ledger:
     """Enter a number that was just accepted. It must not be in the ledger."""
-    ranges, floor, lowest, highest = ledger.ranges, ledger.floor, ledger.lowest, ledger.highest
-    if ranges and ranges[-1] == seq:  # the next number of an honest device in order
-        ranges = (*ranges[:-1], seq + 1)
-    elif seq >= floor:
+    ranges, floor = ledger.ranges, ledger.floor
+    if ranges and ranges[-1] == seq and len(ranges) <= 2 * ranges_max:  # the next number of an honest device in order
+        return Ledger((*ranges[:-1], seq + 1), floor, ledger.lowest, seq, ledger.accepted + 1)
+    if seq >= floor:
         ranges = _insert(ranges, seq)
     while len(ranges) > 2 * ranges_max:
         floor, ranges = ranges[1], ranges[2:]
-    if seq < lowest or not ledger.accepted:
-        lowest = seq
-    return Ledger(ranges, floor, lowest, max(highest, seq), ledger.accepted + 1)
+    lowest = min(ledger.lowest, seq) if ledger.accepted else seq
+    return Ledger(ranges, floor, lowest, max(ledger.highest, seq), ledger.accepted + 1)
 
 
 def _insert(ranges: tuple[int, ...], seq: int) -> tuple[int, ...]:
