@@ -21,7 +21,8 @@ from ingest.core.standing import CONTENT, Accusation, Cohort, Trips, accuse, coh
 from ingest.core.verdict import Evidence, Hold, Limit, Refusal, TimeQuality
 
 _UNUSED = Ledger()
-_TRUSTED, _ACTIVE, _FINE = Standing.TRUSTED, KeyState.ACTIVE, TimeQuality.OK  # an enum is slow to say who is who
+_SILENCED = (Standing.QUARANTINED, Standing.REVOKED)
+_ACTIVE, _FINE = KeyState.ACTIVE, TimeQuality.OK  # named here, for an enum takes longer to find its member than we have
 
 Number = tuple[int, int, int]  # device_no, epoch, seq
 Content = tuple[int, bytes]  # device_no, digest
@@ -68,27 +69,26 @@ class Past(msgspec.Struct, frozen=True):
 
 def accountable(examined: Iterable[Examined]) -> list[Verified]:
     """Pick the messages that their devices answer for: whose rows must be locked."""
-    return [m.verified for m in examined if isinstance(m, Reading) or not isinstance(m, Refused)] + blamed(examined)
+    return [m.verified for m in examined if type(m) is not Refused] + blamed(examined)
 
 
 def blamed(examined: Iterable[Examined]) -> list[Verified]:
     """Pick the refused messages that speak against their devices, unless the same content did before."""
-    refused = [m for m in examined if type(m) is Refused and m.reason in CONTENT]
-    return [m.reached for m in refused if isinstance(m.reached, Verified)]
+    refused = [m for m in examined if type(m) is Refused]
+    return [m.reached for m in refused if type(m.reached) is Verified and m.reason in CONTENT]
 
 
 def suspects(examined: Iterable[Examined], devices: Mapping[int, Device]) -> list[Suspect]:
     """Pick the messages that the store must be asked about."""
     found = []
     for message in examined:
-        if isinstance(message, Reading) or not isinstance(message, Refused):
+        if type(message) is not Refused:
             verified = message.verified
             device, envelope = devices[verified.sender.device_no], verified.envelope
             ledger = device.ledgers.get(envelope.epoch, _UNUSED)
-            if device.held or envelope.seq <= ledger.highest:
-                stored = look(ledger, envelope.seq) is not Use.NEW
-                if stored or device.held:
-                    found.append(Suspect(verified, stored, device.held > 0))
+            stored = envelope.seq <= ledger.highest and look(ledger, envelope.seq) is not Use.NEW
+            if stored or device.held:
+                found.append(Suspect(verified, stored, device.held > 0))
     return found
 
 
@@ -98,9 +98,7 @@ def judge(examined: Sequence[Examined], past: Past, policy: Policy, span: Span) 
     Raises KeysMovedError when a row is newer than the keys that a message was verified with.
     """
     bench = _Bench(past, policy)
-    judged = [
-        bench.weigh(m) if isinstance(m, Reading) or not isinstance(m, Refused) else bench.note(m) for m in examined
-    ]
+    judged = [bench.note(m) if type(m) is Refused else bench.weigh(m) for m in examined]
     outcome = account(judged, bench.changed(), bench.accusations, span)
     return outcome if bench.meter is None else msgspec.structs.replace(outcome, shares=bench.meter.changed())
 
@@ -111,13 +109,13 @@ def unasked(outcome: Outcome, past: Past) -> frozenset[Cohort]:
 
 
 class _Draft(msgspec.Struct, gc=False):
-    """A device's row while its batch is judged; made once for many messages, as most change the same few things."""
+    """A device's row while its batch is judged: what every message changes is changed here, and written back once."""
 
     device: Device  # up to date but for its ledgers and its bucket
     ledgers: dict[int, Ledger]
     rate: Bucket
     moved: bool = False  # something was accepted
-    accepted: list[Verified] = []  # what is not among the priors yet
+    accepted: list[Verified] = []  # of that, what is not among the priors yet
 
     def row(self) -> Device:
         """Give it as it is to be written."""
@@ -151,9 +149,9 @@ class _Bench:
 
     def note(self, refused: Refused) -> Refused:
         """Remember a refused message if it speaks against its device. It stays refused."""
-        evidence, verified = CONTENT.get(refused.reason), refused.reached
-        if evidence is not None and isinstance(verified, Verified):
-            self._accuse(self._draft(verified), verified, evidence)
+        verified = refused.reached
+        if type(verified) is Verified and refused.reason in CONTENT:
+            self._accuse(self._draft(verified), verified, CONTENT[refused.reason])
         return refused
 
     def weigh(self, message: Reading | Unreadable) -> Judged:
@@ -162,7 +160,7 @@ class _Bench:
         draft, envelope = self._draft(verified), verified.envelope
         ledger = draft.ledgers.get(envelope.epoch, _UNUSED)
         owner = None
-        suspect = draft.device.held or envelope.seq <= ledger.highest  # else nobody has used its number
+        suspect = draft.device.held > 0 or envelope.seq <= ledger.highest  # else nobody has used its number
         if suspect:
             priors = self._recall(draft, number(verified))
             if verified.digest in [prior.digest for prior in priors]:
@@ -260,7 +258,7 @@ class _Bench:
             epoch_trouble = _epoch_trouble(case)
             if epoch_trouble is not None:
                 return epoch_trouble
-        if device.standing is not _TRUSTED and device.standing in (Standing.QUARANTINED, Standing.REVOKED):
+        if device.standing in _SILENCED:
             return Hold.QUARANTINED
         if key.state is not _ACTIVE and _is_spent(key, envelope):
             return Hold.KEY_RETIRED
@@ -304,8 +302,8 @@ class _Bench:
         whole = device.held_bytes + size <= self._policy.held_bytes_max
         held_bytes = device.held_bytes + size if whole else device.held_bytes
         rolled = case.envelope.boot if reason is Hold.COUNTER_ROLLBACK and self._now(case) else device.rolled
-        row = msgspec.structs.replace(device, held=device.held + 1, held_bytes=held_bytes, rolled=rolled)
-        case.draft.device = row
+        waiting = msgspec.structs.replace(device, held=device.held + 1, held_bytes=held_bytes, rolled=rolled)
+        case.draft.device = waiting
         self._remember(case.verified, owner=owns_its_number(reason))
         return Held(case.message, reason, whole, limit)
 

@@ -5,7 +5,7 @@ something).
 A message that stopped on the way is a Refused around the last thing that it was: only a Verified names a culprit.
 """
 
-from typing import Any
+from typing import Any, final
 
 import msgspec
 
@@ -80,6 +80,7 @@ class Unreadable(msgspec.Struct, frozen=True, gc=False):
     schema: int
 
 
+@final  # so `type(message) is Refused` is enough: isinstance takes five times as long to say no
 class Refused(msgspec.Struct, frozen=True, gc=False):
     """A message that ends here, with its reason; `reached` is the last degree of trust that it had."""
 
