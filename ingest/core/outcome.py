@@ -118,19 +118,25 @@ def account(judged: Sequence[Judged], devices: list[Device], accusations: list[A
             accepted.append(one)
         elif isinstance(one, Refused):
             refused.append(one)
+        elif isinstance(one, Duplicate):
+            duplicates.append(one)
         elif isinstance(one, Held):
             held.append(one)
-        else:
-            duplicates.append(one)
-    counts: dict[tuple[Verdict, str], int] = {(Verdict.ACCEPTED, ""): len(accepted)}
-    counts[Verdict.DUPLICATE, ""] = len(duplicates)
-    counts |= {(Verdict.HELD, reason): number for reason, number in Counter([one.reason for one in held]).items()}
-    counts |= {(Verdict.REFUSED, reason): number for reason, number in Counter([one.reason for one in refused]).items()}
+    counts = {
+        (Verdict.ACCEPTED, ""): len(accepted),
+        (Verdict.DUPLICATE, ""): len(duplicates),
+        **_by_reason(Verdict.HELD, held),
+        **_by_reason(Verdict.REFUSED, refused),
+    }
     given = {verdict: number for verdict, number in counts.items() if number}
     outcome = Outcome(span, accepted, duplicates, held, refused, devices, accusations, given)
     positions = span.to_offset - span.from_offset - sum(end - start for start, end in span.skipped)
     assert outcome.consumed == len(judged) == positions, f"{positions} positions, {outcome.consumed} verdicts"
     return outcome
+
+
+def _by_reason(verdict: Verdict, given: Sequence[Held | Refused]) -> dict[tuple[Verdict, str], int]:
+    return {(verdict, reason): number for reason, number in Counter([one.reason for one in given]).items()}
 
 
 def span_of(records: Sequence[RawRecord], next_offset: int) -> Span:
