@@ -8,6 +8,7 @@ anything before it is not what it was.
 import hashlib
 import struct
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any, assert_never
 
 import msgspec
@@ -22,6 +23,7 @@ DAY_US = 86_400_000_000
 _LINK = struct.Struct(">BH32s")  # verdict, day, SHA-256 of the fact
 LINK_BYTES = _LINK.size
 _VERDICTS = tuple(Verdict)
+_NUMBERS = {verdict: number for number, verdict in enumerate(_VERDICTS)}
 _DAY_MAX = 2**16 - 1
 _TIME_S_MAX = 1e10  # beyond all days
 
@@ -49,14 +51,14 @@ def facts_of(outcome: Outcome) -> list[Fact]:
     facts += [_held(one) for one in outcome.held]
     facts += [_ended(one, outcome.shown) for one in outcome.duplicates]
     facts += [_ended(one, outcome.shown) for one in outcome.refused]
-    facts.sort(key=_offset)
+    facts.sort(key=attrgetter("offset"))
     return facts
 
 
 def link(fact: Fact) -> bytes:
     """Make the link of one record: SHA-256 over its fact as a MessagePack array, behind what says where the row is."""
     digest = hashlib.sha256(msgspec.msgpack.encode(fact)).digest()
-    return _LINK.pack(_VERDICTS.index(fact.verdict), fact.day, digest)
+    return _LINK.pack(_NUMBERS[fact.verdict], fact.day, digest)
 
 
 def seal(before: bytes, links: bytes) -> bytes:
@@ -97,8 +99,10 @@ def claims(reached: RawRecord | Envelope | Verified) -> tuple[str, str | None, i
 
 def _accepted(one: Accepted) -> Fact:
     """Of what is accepted: all else in its rows follows from its bytes."""
-    envelope = one.verified.envelope
-    record, issued_at_s = envelope.record, min(max(envelope.issued_at_s, 0.0), _TIME_S_MAX)
+    envelope = one.reading.verified.envelope
+    record, issued_at_s = envelope.record, envelope.issued_at_s
+    if not 0.0 <= issued_at_s <= _TIME_S_MAX:
+        issued_at_s = 0.0 if issued_at_s < 0.0 else _TIME_S_MAX
     day, said = day_of(round(issued_at_s * 1_000_000)), (record.traceparent, record.value)
     return Fact(record.partition, record.offset, Verdict.ACCEPTED, one.quality, record.received_at_ms, day, said)
 
@@ -127,8 +131,5 @@ def _ended(one: Duplicate | Refused, shown: Mapping[int, int]) -> Fact:
 
 def day_of(microseconds: int) -> int:
     """Name the day of an instant, both since 1970 UTC."""
-    return min(max(microseconds // DAY_US, 0), _DAY_MAX)
-
-
-def _offset(fact: Fact) -> int:
-    return fact.offset
+    day = microseconds // DAY_US
+    return day if 0 <= day <= _DAY_MAX else 0 if day < 0 else _DAY_MAX

@@ -27,7 +27,7 @@ class Keyring:
         envelopes = [message for message in messages if isinstance(message, Envelope)]
         with trouble("reading keys"):
             senders = await self._find(connection, {envelope.device_id for envelope in envelopes})
-            strange = {e.kid for e in envelopes if e.device_id in senders and e.kid not in senders[e.device_id].keys}
+            strange = {e.kid for e in envelopes if (known := senders.get(e.device_id)) and e.kid not in known.keys}
             foreign = await connection.fetch(queries.REGISTERED_KIDS, list(strange)) if strange else []
         return KeyRing(senders, frozenset(row["kid"] for row in foreign))
 

@@ -126,13 +126,18 @@ class PostgresTransaction:
     async def write(self, outcome: Outcome) -> None:
         """Write all that a batch changes, but for its summary and the offset."""
         stamp = self.stamp
-        await self._copy("message", rows.MESSAGE, rows.messages(outcome.accepted, stamp.topic_no, stamp.judged_by))
+        if outcome.accepted:
+            accepted = rows.messages(outcome.accepted, stamp.topic_no, stamp.judged_by)
+            await self._copy("message", rows.MESSAGE, accepted)
         for kind, found in sorted(rows.samples(outcome.accepted).items()):
             await self._copy(table_of(kind), rows.SAMPLE + self._fields[kind], found)
-        await self._copy("held", rows.HELD, rows.held(outcome.held, stamp.topic_no, stamp.judged_by))
-        refused = rows.exceptions(outcome, stamp.topic_no, stamp.judged_by)
-        await self._copy("exception", rows.EXCEPTION, refused)
-        await self._copy("accusation", rows.ACCUSATION, rows.accusations(outcome, stamp.topic_no, stamp.judged_by))
+        for table, columns, found in (
+            ("held", rows.HELD, rows.held(outcome.held, stamp.topic_no, stamp.judged_by)),
+            ("exception", rows.EXCEPTION, rows.exceptions(outcome, stamp.topic_no, stamp.judged_by)),
+            ("accusation", rows.ACCUSATION, rows.accusations(outcome, stamp.topic_no, stamp.judged_by)),
+        ):
+            if found:
+                await self._copy(table, columns, found)
         await self._update(outcome.devices)
         if outcome.alerts:
             await self._raise(outcome.alerts)
@@ -149,12 +154,11 @@ class PostgresTransaction:
         await self._connection.execute(queries.RAISE, *names, self.stamp.topic_no, self.stamp.judged_by, *places)
 
     async def _copy(
-        self, table: str, columns: Sequence[str], records: Sequence[rows.Row], schema: str = "store"
+        self, table: str, columns: Sequence[str], records: Iterable[rows.Row], schema: str = "store"
     ) -> None:
-        if records:
-            copy = self._connection.copy_records_to_table
-            with encoding():
-                await copy(table, records=records, columns=columns, schema_name=schema)
+        copy = self._connection.copy_records_to_table
+        with encoding():
+            await copy(table, records=records, columns=columns, schema_name=schema)
 
     async def _update(self, devices: Sequence[Device]) -> None:
         if devices:
