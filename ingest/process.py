@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -16,6 +17,7 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 LOOK_FOR_PARENT_EVERY_S = 1.0
+GARBAGE_AFTER = 100_000  # containers more than are freed: about as many as a full batch holds
 
 
 class Partitions:
@@ -114,6 +116,16 @@ async def notice_orphaned(parent: int, told: asyncio.Event) -> None:
         await asyncio.sleep(LOOK_FOR_PARENT_EVERY_S)
     log.warning("orphaned", parent=parent)
     told.set()
+
+
+def seek_garbage_seldom() -> None:
+    """Let the collector pass over what was loaded, and look once at what a batch holds, not once for every 700 objects.
+
+    Next to nothing here is ever in a cycle: looking for it took a worker 5 to 10 % of its time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_AFTER)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from ingest.engines import open_engine
 from ingest.feed import relay
 from ingest.journal import open_journal
 from ingest.metrics import Metrics
-from ingest.process import Partitions, before, listening, notice_orphaned, until_told
+from ingest.process import Partitions, before, listening, notice_orphaned, seek_garbage_seldom, until_told
 from ingest.supervisor import supervise
 from ingest.trial import find_killers
 from ingest.worker import Limits, Worker
@@ -49,6 +49,7 @@ def worker(config: Path | None, processes: int, index: int, parent: int | None, 
     except UnavailableError as error:
         raise click.ClickException(f"there is no multibuffer engine here: {error}; portable works anywhere") from None
     if processes == 1:
+        seek_garbage_seldom()
         return run(consume(settings, index, parent, engine))
     named = [] if config is None else ["--config", str(config)]
     named += ["--parent", str(os.getpid()), "--engine", chosen]
