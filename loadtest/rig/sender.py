@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvloop
@@ -86,29 +88,33 @@ class Sender:
     async def run(self, begin_at_s: float) -> None:
         """Send it all."""
         telling = asyncio.create_task(self._tell())
-        lanes = [_Lane(self._task.streams, partition) for partition in self._task.partitions]
         try:
-            await asyncio.gather(*(self._feed(lane, begin_at_s) for lane in lanes))
+            await self._feed([_Lane(self._task.streams, partition) for partition in self._task.partitions], begin_at_s)
         finally:
             telling.cancel()
         say(Told(self._sent, self._spans, self._late.pairs(), done=True))
 
-    async def _feed(self, lane: _Lane, begin_at_s: float) -> None:
-        """Send what belongs into a partition when it is due, and see that it lands where it should."""
-        landing = []
-        while lane.next is not None:
+    async def _feed(self, lanes: Sequence[_Lane], begin_at_s: float) -> None:
+        """Send what belongs into each partition when it is due, all of that in one request; see that it lands."""
+        landing: list[asyncio.Task[None]] = []
+        while coming := [lane.next[0] for lane in lanes if lane.next is not None]:
             now_s = time.time() - begin_at_s
-            if lane.next[0] > now_s:
-                await asyncio.sleep(max(TICK_S, lane.next[0] - now_s))
+            if min(coming) > now_s:
+                await asyncio.sleep(max(TICK_S, min(coming) - now_s))
                 continue
-            batch, offset = self._producer.create_batch(), lane.offset
-            due = self._fill(batch, lane, now_s)
-            future = await self._producer.send_batch(batch, self._task.topic, partition=lane.partition)
-            handed_s = time.time() - begin_at_s
-            for at_s in due:
-                self._late.add(int((handed_s - at_s) * 1e6))
-            landing.append(asyncio.create_task(self._land(future, Span(lane.partition, offset, len(due), 0))))
+            due = [lane for lane in lanes if lane.next is not None and lane.next[0] <= now_s]
+            landing += [asyncio.create_task(await self._send(lane, now_s, begin_at_s)) for lane in due]
         await asyncio.gather(*landing)
+
+    async def _send(self, lane: _Lane, now_s: float, begin_at_s: float) -> Coroutine[Any, Any, None]:
+        """Hand over what is due in a partition, and what of it fits; gives what waits for it to land."""
+        batch, offset = self._producer.create_batch(), lane.offset
+        due = self._fill(batch, lane, now_s)
+        future = await self._producer.send_batch(batch, self._task.topic, partition=lane.partition)
+        handed_s = time.time() - begin_at_s
+        for at_s in due:
+            self._late.add(int((handed_s - at_s) * 1e6))
+        return self._land(future, Span(lane.partition, offset, len(due), 0))
 
     def _fill(self, batch: BatchBuilder, lane: _Lane, now_s: float) -> list[float]:
         """Put into a batch what is due and fits; gives when each was due."""
