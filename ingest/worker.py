@@ -74,6 +74,7 @@ class Worker(msgspec.Struct, frozen=True):
     observer: Observer
     limits: Limits = Limits()
     benches: asyncio.Semaphore = msgspec.field(default_factory=lambda: asyncio.Semaphore(BATCHES_AT_ONCE))
+    examining: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)  # in turn: taking turns, all would end late
 
     async def tend(self, partition: int, stopping: asyncio.Event) -> None:
         """Own one partition until told to stop; through any trouble, with a bounded back-off and jitter."""
@@ -142,7 +143,8 @@ class Worker(msgspec.Struct, frozen=True):
             ring = await lease.key_ring(messages)
             if pace.careful:
                 messages = _without(messages, await self.find_killers(self.examiner, messages, ring))
-            examined = await self._examine(messages, ring)
+            async with self.examining:
+                examined = await self._examine(messages, ring)
             span = span_of([message.record for message in messages[: len(examined)]], lease.next_offset)
             try:
                 async with lease.transaction() as transaction:

@@ -65,12 +65,7 @@ async def consume(settings: Settings, index: int, parent: int | None, engine: En
     signed = tuple(kind.schema for kind in catalogue.known.values())
     store = PostgresStore(settings.database, lambda: Provenance(build, engine.name, settings.policy, signed))
     examiner, benches = Examiner(settings.policy, catalogue, engine), asyncio.Semaphore(settings.batches_at_once)
-
-    async def assigned(numbers: frozenset[int]) -> None:
-        assert log is not None, "who has not joined the group is assigned nothing"
-        limits = Limits(settings.batch_records_max, settings.batch_samples_max)
-        worker = Worker(settings.topic, log, store, examiner, find_killers, metrics, limits, benches)
-        tended.begin(worker, numbers)
+    limits = Limits(settings.batch_records_max, settings.batch_samples_max)
 
     def find_faults() -> list[str]:
         return metrics.find_faults() if tended.joined else ["not a member of the group yet"]
@@ -90,6 +85,11 @@ async def consume(settings: Settings, index: int, parent: int | None, engine: En
         await stack.enter_async_context(tended.alongside(watching, "revocations"))
         log = await before(told, stack.enter_async_context(open_log(settings)))
         if log is not None:
+            worker = Worker(settings.topic, log, store, examiner, find_killers, metrics, limits, benches)
+
+            async def assigned(numbers: frozenset[int]) -> None:
+                tended.begin(worker, numbers)
+
             log.join(assigned, tended.end, tended.fail)
             await until_told(told, tended)
             await tended.end(tended.ours)
