@@ -23,6 +23,7 @@ DAY_US = 86_400_000_000
 _LINK = struct.Struct(">BH32s")  # verdict, day, SHA-256 of the fact
 LINK_BYTES = _LINK.size
 _VERDICTS = tuple(Verdict)
+_ACCEPTED = Verdict.ACCEPTED  # a name of the module is found ten times as fast as one of an enum
 _NUMBERS = {verdict: number for number, verdict in enumerate(_VERDICTS)}
 _DAY_MAX = 2**16 - 1
 _TIME_S_MAX = 1e10  # beyond all days
@@ -104,7 +105,7 @@ def _accepted(one: Accepted) -> Fact:
     if not 0.0 <= issued_at_s <= _TIME_S_MAX:
         issued_at_s = 0.0 if issued_at_s < 0.0 else _TIME_S_MAX
     day, said = day_of(round(issued_at_s * 1_000_000)), (record.traceparent, record.value)
-    return Fact(record.partition, record.offset, Verdict.ACCEPTED, one.quality, record.received_at_ms, day, said)
+    return Fact(record.partition, record.offset, _ACCEPTED, one.quality, record.received_at_ms, day, said)
 
 
 def _held(one: Held) -> Fact:

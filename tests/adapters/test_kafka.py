@@ -217,7 +217,8 @@ async def advised(house: House) -> int:
     await admin.start()
     offsets = await admin.list_consumer_group_offsets(house.topic)  # the group's name is the topic's
     await admin.close()
-    return int(offsets[TopicPartition(house.topic, QUIET)].offset)
+    known = offsets.get(TopicPartition(house.topic, QUIET))
+    return -1 if known is None else int(known.offset)  # the group is advised every few seconds
 
 
 def forget(house: House, before: int) -> None:
