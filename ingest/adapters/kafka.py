@@ -30,6 +30,7 @@ from ingest.core.message import RawRecord
 from ingest.ports import Mark, TroubleError
 
 ADVISE_EVERY_S = 5.0
+FETCH_BYTES_MIN = 2**16  # else a broker answers for every few records that are appended; they wait for a batch anyway
 FETCH_WAIT_MS_MAX = 100  # a seek, or another partition's records, wait for the fetch that is out: shorter than a read
 CODECS = {"gzip": has_gzip, "snappy": has_snappy, "lz4": has_lz4, "zstd": has_zstd}  # a producer takes any of them
 REBALANCE_S_MAX = 0.25  # beyond its time: during a rebalance it waits for the end of that, which waits for our drain
@@ -270,6 +271,7 @@ async def open_log(settings: Settings, vigilance: Vigilance = VIGILANCE) -> Asyn
         # Every record is weighed, those of an aborted transaction, too: content is what counts, and an open transaction
         # of one producer must not hold up everybody else.
         isolation_level="read_uncommitted",
+        fetch_min_bytes=FETCH_BYTES_MIN,
         fetch_max_wait_ms=FETCH_WAIT_MS_MAX,
         max_partition_fetch_bytes=settings.batch_bytes_max // 2,
         max_poll_interval_ms=POLL_INTERVAL_MS_MAX,

@@ -26,7 +26,7 @@ from loadtest.rig.arrival import merged
 from loadtest.rig.histogram import Histogram
 from loadtest.rig.scenario import Stream
 
-TICK_S = 0.02  # what is due within one goes out together
+TICK_S = 0.05  # what is due within one goes out together
 TELL_EVERY_S = 0.2
 
 
