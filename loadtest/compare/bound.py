@@ -19,6 +19,7 @@ from ingest.adapters.postgres import rows
 from ingest.adapters.postgres.connection import Connection
 from ingest.adapters.postgres.provenance import columns_of, table_of
 from ingest.adapters.postgres.registry import read_lines
+from ingest.config import Settings
 from ingest.core import envelope
 from ingest.core.message import Envelope, RawRecord
 from ingest.core.payload import HEADER_BYTES, load
@@ -27,7 +28,7 @@ from loadtest.compare.cpu import CORES, Times, used_s
 from loadtest.compare.ground import PARTITIONS, PATIENCE_S, Ground
 from schemas import read_telemetry
 
-BATCH = 2_000  # the product's, as it is set by itself
+BATCH = Settings().batch_records_max  # the product's, as it is set by itself
 ENVELOPE_BYTES_MAX = 65_536
 
 Table = tuple[str, tuple[str, ...], list[tuple[Any, ...]]]

@@ -14,10 +14,11 @@ from ingest.ports import TroubleError
 class Keyring:
     """What one process has read of the registry; as good as new, for it is dropped when the registry has moved.
 
-    It keeps at most `senders_max` (about 1 kB each), oldest out first. Who is not registered is asked for each time.
+    It keeps at most `senders_max` (about 1 kB each): of a million devices as many as of ten thousand; oldest out first.
+    Who is not registered is asked for each time.
     """
 
-    def __init__(self, senders_max: int = 16_384) -> None:
+    def __init__(self, senders_max: int = 8_192) -> None:
         self._senders: dict[str, Sender] = {}
         self._version = -1  # of the registry, when the first of them was read
         self._senders_max = senders_max
