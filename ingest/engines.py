@@ -7,20 +7,21 @@ from collections.abc import Sequence
 import structlog
 
 from ingest.adapters.multibuffer import Multibuffer, UnavailableError
+from ingest.adapters.sodium import Sodium
 from ingest.config import EngineChoice
 from ingest.core.signature import Engine, Job, Portable
+from ingest.core.touchstone import find_fault
 
-REPEAT_EVERY = 256  # checks: 0.4 µs of portable engine to each
+REPEAT_EVERY = 256  # checks: 0.4 µs of OpenSSL to each
 
 
 class Watched:
     """A fast engine whose answers are asked for again now and then. Contradicted once, it is never asked again."""
 
-    def __init__(
-        self, fast: Engine | None = None, reference: Engine | None = None, repeat_every: int = REPEAT_EVERY
-    ) -> None:
+    def __init__(self, fast: Engine, reference: Engine | None = None, repeat_every: int = REPEAT_EVERY) -> None:
+        self.fast = fast
         self._reference = reference or Portable()
-        self._trusted = self._fast = fast or Multibuffer()
+        self._trusted = fast
         self._repeat_every = repeat_every
         self._ahead = secrets.randbelow(repeat_every)  # nobody knows which checks are repeated
 
@@ -33,7 +34,7 @@ class Watched:
         """Say of each job, in order, whether its signature holds."""
         if self._trusted is self._reference:
             return self._reference.check(jobs)
-        answers = self._fast.check(jobs)
+        answers = self.fast.check(jobs)
         repeated = range(self._ahead, len(jobs), self._repeat_every)
         self._ahead = (self._ahead - len(jobs)) % self._repeat_every
         for at, holds in zip(repeated, self._reference.check([jobs[at] for at in repeated]), strict=True):
@@ -46,7 +47,7 @@ class Watched:
         self._trusted = self._reference
         structlog.get_logger().error(
             "engine_stopped",
-            engine=self._fast.name,
+            engine=self.fast.name,
             instead=self._reference.name,
             holds=holds,
             algorithm=job.algorithm,
@@ -65,10 +66,19 @@ def open_engine(choice: EngineChoice) -> Engine:
 
 def _open(choice: EngineChoice) -> tuple[Engine, str]:
     if choice is EngineChoice.PORTABLE:
-        return Portable(), "it was asked for"
+        return _open_portable("it was asked for")
     try:
-        return Watched(), "the processor is fit for it, and it passed its test"
+        return Watched(Multibuffer()), "the processor is fit for it, and it passed its test"
     except UnavailableError as error:
         if choice is EngineChoice.MULTIBUFFER:
             raise
-        return Portable(), str(error)
+        return _open_portable(str(error))
+
+
+def _open_portable(why: str) -> tuple[Engine, str]:
+    """Take libsodium if it passes its test, and OpenSSL alone if not; both have the same OpenSSL, which keeps keys."""
+    reference = Portable()
+    sodium = Sodium(reference)
+    if fault := find_fault(sodium):
+        return reference, f"{why}; {sodium.name} fails its self-test here: {fault}"
+    return Watched(sodium, reference), why

@@ -35,7 +35,8 @@ class Charge(msgspec.Struct, frozen=True):
     parent: int
     policy: Policy
     schemas: dict[str, str]
-    engine: str  # its class, as pkgutil.resolve_name reads it; it is made without arguments
+    engine: str  # its class, as pkgutil.resolve_name reads it; it is made without arguments,
+    fast: str | None  # or of the engine that it watches, which is made so
     ring: KeyRing
 
 
@@ -49,7 +50,8 @@ def stand() -> None:
     assert os.getppid() == charge.parent, "it ended before we could ask to end with it"
     # An engine that fails (for a processor that its library does not fit, say) would do so at every message, which none
     # is to blame for: so it is asked what is known first.
-    engine = pkgutil.resolve_name(charge.engine)()
+    made = pkgutil.resolve_name(charge.engine)
+    engine = made(pkgutil.resolve_name(charge.fast)()) if charge.fast else made()
     assert all(engine.check(SOUND)), f"{engine.name} does not hold what is known to hold"
     examiner = Examiner(charge.policy, load(charge.schemas), engine)
     os.write(voice, b"!")

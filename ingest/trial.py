@@ -18,6 +18,7 @@ from ingest import ordeal
 from ingest.core.device import KeyRing
 from ingest.core.examine import Examiner
 from ingest.core.message import Envelope, RawRecord, Refused
+from ingest.core.signature import Engine
 from ingest.ports import TroubleError
 
 START_S_MAX = 60.0  # from the child's start to its first word: it loads its libraries
@@ -51,9 +52,15 @@ async def find_killers(
 
 def _charge(examiner: Examiner, ring: KeyRing) -> bytes:
     schemas = {schema.name: schema.text for schema in examiner.catalogue.schemas}
-    kind = type(examiner.engine)
-    engine = f"{kind.__module__}:{kind.__qualname__}"
-    return msgspec.msgpack.encode(ordeal.Charge(os.getpid(), examiner.policy, schemas, engine, ring))
+    fast = getattr(examiner.engine, "fast", None)  # what watches another is made of it
+    watched = None if fast is None else _name(fast)
+    charge = ordeal.Charge(os.getpid(), examiner.policy, schemas, _name(examiner.engine), watched, ring)
+    return msgspec.msgpack.encode(charge)
+
+
+def _name(engine: Engine) -> str:
+    kind = type(engine)
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 async def _survive(charge: bytes, records: Sequence[RawRecord], silence_s_max: float) -> int:

@@ -1,4 +1,4 @@
-"""Do two engines agree, whatever they are asked? Signatures by who has the key and who has not; all keys are admitted.
+"""Do the fast engines agree with OpenSSL? Signatures by who has the key and who has not; all keys are admitted.
 
 Exit status 1 at the first that they do not agree on; the job is shown, and its seed makes it again.
 """
@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from ingest.adapters.multibuffer import Multibuffer, UnavailableError
+from ingest.adapters.sodium import Sodium
 from ingest.core.signature import Engine, Portable
 from loadtest.forgery import Attempt, Forger
 
@@ -61,18 +62,20 @@ def fight(one: Engine, other: Engine, count: int, seed: int) -> tuple[Counter[st
 @click.option("--count", default=100_000, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0))
 def duel(count: int, seed: int) -> None:
-    """Ask the portable engine and the multi-buffer one the same, so many times."""
+    """Ask OpenSSL and each fast engine the same, so many times."""
+    rivals: list[Engine] = [Sodium()]
     try:
-        fast = Multibuffer()
+        rivals.append(Multibuffer())
     except UnavailableError as error:
-        raise click.ClickException(f"there is no multibuffer engine here: {error}") from None
-    tried, found = fight(fast, Portable(), count, seed)
-    for kind, number in sorted(tried.items()):
-        click.echo(f"{number:>9,}  {kind}")
-    if found:
-        click.echo(f"seed {seed}: {found}")
-        sys.exit(1)
-    click.echo(f"{tried.total():>9,}  in all: {fast.name} and portable agree")
+        click.echo(f"without the multibuffer engine: {error}", err=True)
+    for fast in rivals:
+        tried, found = fight(fast, Portable(), count, seed)
+        for kind, number in sorted(tried.items()):
+            click.echo(f"{number:>9,}  {kind}")
+        if found:
+            click.echo(f"seed {seed}: {found}")
+            sys.exit(1)
+        click.echo(f"{tried.total():>9,}  in all: {fast.name} and portable agree")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 import click
 
 from ingest.adapters.multibuffer import Multibuffer, UnavailableError
+from ingest.adapters.sodium import Sodium
 from ingest.core.device import Algorithm
 from ingest.core.signature import Engine, Job, Portable
 from loadtest.forgery import Forger
 
 SIZES = (1, 8, 64, 256, 2_000)
 ASKED_MIN = 256  # in a round, at least, in as many calls as it takes
-JOBS = 2_000  # of some four hundred keys, which the portable engine keeps
+JOBS = 2_000  # of some four hundred keys, which OpenSSL's engine keeps
 
 Case = tuple[str, str, int]  # what is asked, the engine's name, and how many at once
 
@@ -24,11 +25,11 @@ Case = tuple[str, str, int]  # what is asked, the engine's name, and how many at
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(1, 1_000))
 def engines(rounds: int) -> None:
     """Show µs of CPU a signature, sound and forged."""
-    rivals: list[Engine] = [Portable()]
+    rivals: list[Engine] = [Portable(), Sodium()]
     try:
         rivals.append(Multibuffer())
     except UnavailableError as error:
-        click.echo(f"portable alone: {error}", err=True)
+        click.echo(f"without the multibuffer engine: {error}", err=True)
     found = measure(rivals, rounds)
     click.echo(f"{'µs a signature, asked at once':<36}" + "".join(f"{size:>8,}" for size in SIZES))
     for what, name in dict.fromkeys(case[:2] for case in found):

@@ -118,7 +118,7 @@ _PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
 
 
 class Portable:
-    """The engine that runs everywhere: OpenSSL, through `cryptography`, one signature at a time.
+    """The reference, which runs everywhere: OpenSSL, through `cryptography`, one signature at a time.
 
     It keeps the keys that it loaded, at most `keys_max` (0.5 kB each for Ed25519, 2.2 kB for P-256), oldest out first.
     """

@@ -13,9 +13,10 @@ import msgspec
 
 from deploy.embedded.command import say
 from ingest.adapters.multibuffer import Multibuffer, UnavailableError
+from ingest.adapters.sodium import Sodium
 from ingest.config import EngineChoice
 from ingest.core.device import Algorithm
-from ingest.core.signature import Engine, Portable
+from ingest.core.signature import Engine
 from loadtest.chaos.stage import Servers
 from loadtest.compare import bound, naive
 from loadtest.compare.bound import Parts
@@ -25,7 +26,7 @@ from loadtest.compare.product import Cpu, Drained, WrongError, drain
 from loadtest.corpus import Corpus, Order
 
 ENGINES: Mapping[EngineChoice, Callable[[], Engine]] = {
-    EngineChoice.PORTABLE: Portable,
+    EngineChoice.PORTABLE: Sodium,
     EngineChoice.MULTIBUFFER: Multibuffer,
 }
 NAIVE_S_MAX = 600.0

@@ -3,6 +3,8 @@
 import pytest
 
 from ingest.adapters.multibuffer import Multibuffer, UnavailableError
+from ingest.adapters.sodium import Sodium
+from ingest.core.signature import Engine
 from tests.adapters.contract import Memory, Postgres, World
 
 
@@ -31,3 +33,12 @@ def fast() -> Multibuffer:
         return Multibuffer()
     except UnavailableError as error:
         pytest.skip(f"there is no multibuffer engine here: {error}")
+
+
+@pytest.fixture(scope="session", params=["sodium", "multibuffer"])
+def rival(request: pytest.FixtureRequest) -> Engine:
+    """Give each fast engine that there is here."""
+    if request.param == "sodium":
+        return Sodium()
+    found: Engine = request.getfixturevalue("fast")
+    return found

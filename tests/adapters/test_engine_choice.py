@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import pkgutil
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import uvloop
 from click.testing import CliRunner
@@ -24,18 +26,20 @@ from ingest.adapters.postgres.connection import connect
 from ingest.adapters.postgres.provenance import Provenance
 from ingest.adapters.postgres.registry import import_devices, read_lines
 from ingest.adapters.postgres.store import PostgresStore
+from ingest.adapters.sodium import Sodium
 from ingest.config import EngineChoice
 from ingest.core.device import Key, KeyRing, KeyState, Sender
 from ingest.core.examine import Examiner
 from ingest.core.message import RawRecord
 from ingest.core.payload import load
 from ingest.core.policy import Policy
-from ingest.core.signature import Job, Portable
-from ingest.core.touchstone import LANES, SOUND, find_fault
+from ingest.core.signature import Engine, Job, Portable
+from ingest.core.touchstone import IDENTITY_R, LANES, MIXED_R, SOUND, find_fault
 from ingest.engines import Watched, open_engine
 from ingest.metrics import Metrics
+from ingest.ordeal import Charge
 from ingest.ports import TroubleError
-from ingest.trial import find_killers
+from ingest.trial import _charge, find_killers
 from ingest.worker import Limits, Worker
 from tests.simulation.corridor import UntilOffset, kill_nobody
 from tests.whole.device import Stranger, ed25519_key, p256_key
@@ -70,6 +74,12 @@ BROKEN: dict[str, Callable[[Check, Sequence[Job]], list[bool]]] = {
     "lanes are turned": lambda check, jobs: check(jobs)[-1:] + check(jobs)[:-1],
     "one spoils all": lambda check, jobs: [all(check(jobs))] * len(jobs),
     "the second group is the first": lambda check, jobs: (check(jobs[:LANES]) * 3)[: len(jobs)],
+    "it takes the cofactor": lambda check, jobs: [
+        ok or job == MIXED_R for ok, job in zip(check(jobs), jobs, strict=True)
+    ],
+    "no R of small order": lambda check, jobs: [
+        ok and job != IDENTITY_R for ok, job in zip(check(jobs), jobs, strict=True)
+    ],
     "the first group is enough": lambda check, jobs: (check(jobs[:LANES]) + [True] * 9)[: len(jobs)],
 }
 
@@ -79,8 +89,9 @@ def test_the_self_test_notices_an_engine_that_is_broken(how: str) -> None:
     assert find_fault(Variant(BROKEN[how])) is not None
 
 
-def test_the_self_test_finds_nothing_wrong_with_the_portable_engine() -> None:
+def test_the_self_test_finds_nothing_wrong_with_openssl_or_what_stands_before_it() -> None:
     assert find_fault(Portable()) is None
+    assert find_fault(Sodium()) is None
 
 
 LIBRARY_BLIND = """
@@ -153,9 +164,10 @@ def test_auto_falls_back_and_tells_and_who_insists_is_told_what_is_missing(
     monkeypatch.setattr(multibuffer, "PROCESSOR", without_flags(tmp_path, "avx512ifma"))
     with capture_logs() as journal:
         engine = open_engine(EngineChoice.AUTO)
-    assert isinstance(engine, Portable)
+    assert isinstance(engine, Watched)
+    assert isinstance(engine.fast, Sodium)
     assert [(line["event"], line["engine"], line["why"]) for line in journal] == [
-        ("engine", "portable", "the processor lacks avx512ifma")
+        ("engine", Sodium().name, "the processor lacks avx512ifma")
     ]
     with pytest.raises(UnavailableError):
         open_engine(EngineChoice.MULTIBUFFER)
@@ -166,14 +178,34 @@ def test_auto_falls_back_and_tells_and_who_insists_is_told_what_is_missing(
         assert "there is no multibuffer engine here: the processor lacks avx512ifma; portable works" in said.output
 
 
-def test_who_asks_for_the_portable_engine_gets_it() -> None:
-    assert isinstance(open_engine(EngineChoice.PORTABLE), Portable)
+def test_who_asks_for_the_portable_engine_gets_libsodium_watched() -> None:
+    engine = open_engine(EngineChoice.PORTABLE)
+    assert isinstance(engine, Watched)
+    assert isinstance(engine.fast, Sodium)
+    assert re.fullmatch(r"sodium \d+\.\d+\.\d+", engine.name)
+    assert engine.check(SOUND) == [True, True]
+
+
+def test_where_libsodium_fails_its_test_openssl_has_it_all_and_it_is_said_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("ingest.adapters.sodium.SMALL_ORDER", frozenset[bytes]())
+    monkeypatch.setattr(multibuffer, "PROCESSOR", without_flags(tmp_path, "avx512ifma"))
+    with capture_logs() as journal:
+        engines = [open_engine(EngineChoice.PORTABLE), open_engine(EngineChoice.AUTO)]
+    assert [type(engine) for engine in engines] == [Portable, Portable]
+    why = f"{Sodium().name} fails its self-test here: it refuses a sound EdDSA signature"
+    assert [(line["engine"], line["why"]) for line in journal] == [
+        ("portable", f"it was asked for; {why}"),
+        ("portable", f"the processor lacks avx512ifma; {why}"),
+    ]
 
 
 def test_where_it_works_it_is_chosen_and_watched(fast: Multibuffer) -> None:
     for choice in (EngineChoice.AUTO, EngineChoice.MULTIBUFFER):
         engine = open_engine(choice)
         assert isinstance(engine, Watched)
+        assert isinstance(engine.fast, Multibuffer)
         assert engine.name == fast.name
         assert engine.check(SOUND) == [True, True]
 
@@ -273,7 +305,7 @@ async def test_what_a_stopped_engine_said_is_not_kept_and_is_examined_again(stor
     assert observer.errors == ["an engine was stopped: what it said is not kept, and will be examined again"]
 
 
-def test_a_child_makes_the_same_engine_again(fast: Multibuffer) -> None:
+def test_a_child_makes_the_same_engine_again(rival: Engine) -> None:
     devices = Stranger("one", ed25519_key()), Stranger("two", p256_key())
     senders = {
         entry.device_id: Sender(
@@ -285,6 +317,9 @@ def test_a_child_makes_the_same_engine_again(fast: Multibuffer) -> None:
         )
         for number, entry in enumerate(read_lines(json.dumps(device.registration()) for device in devices), 1)
     }
-    examiner = Examiner(Policy(), CATALOGUE, Watched(fast))
+    examiner = Examiner(Policy(), CATALOGUE, Watched(rival))
+    charge = msgspec.msgpack.decode(_charge(examiner, KeyRing({}, frozenset())), type=Charge)
+    made = [pkgutil.resolve_name(name) for name in (charge.engine, charge.fast or "")]
+    assert made == [Watched, type(rival)]
     records = [RawRecord("t", 0, at, NOW_MS, devices[at % 2].say(at + 1)) for at in range(20)]
     assert uvloop.run(find_killers(examiner, examiner.read(records), KeyRing(senders, frozenset()))) == frozenset()
