@@ -52,7 +52,7 @@ class KafkaLog:
         self._beside: list[asyncio.Task[None]] = []  # the work beside reading
         self._done: dict[TopicPartition, int] = {}
         self._doubts: dict[int, tuple[int, int]] = {}  # a hole at the start, seen once: from, to
-        self._anew: dict[int, int] = {}  # up to here, the end of a batch, we read for ourselves
+        self._anew: dict[int, int] = {}  # up to here, where a batch ends or its last record, we read for ourselves
         self._markers: dict[int, tuple[int, int]] = {}  # behind the last record, and where the consumer stands
 
     def join(self, assigned: Rebalanced, revoked: Rebalanced, failed: Failed) -> None:
@@ -230,7 +230,9 @@ class KafkaLog:
             offset = await self._begin_late(partition, offset)
             data = await brokers.fetch(self._settings.kafka, at, offset, bytes_max)
         stretch = batches.read(data, at, offset, records_max)
-        self._anew[partition] = stretch.batch_end
+        to_its_end = stretch.next_offset == stretch.batch_end  # what is left is of markers, for which the consumer waits
+        behind_last = stretch.records[-1].offset + 1 if stretch.records else offset
+        self._anew[partition] = behind_last if to_its_end else stretch.batch_end
         self.seek(partition, stretch.next_offset)
         return stretch.records
 

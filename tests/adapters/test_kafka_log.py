@@ -53,6 +53,34 @@ async def test_a_log_that_ends_in_a_marker_has_no_lag_and_is_left_alone(
         assert [record.offset for record in await read_some(log, 3)] == [4, 5, 6]
 
 
+async def test_a_log_of_transactions_is_left_alone_at_its_end(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The marker behind the second is no record: what is asked for next is found there by nobody."""
+    asked: list[int] = []
+    fetch = brokers.fetch
+
+    async def note(kafka: str, at: TopicPartition, offset: int, bytes_max: int) -> bytes:
+        asked.append(offset)
+        return await fetch(kafka, at, offset, bytes_max)
+
+    monkeypatch.setattr(brokers, "fetch", note)
+    await transact(settings, VALUES)
+    await transact(settings, VALUES)
+    async with joined(settings) as log:
+        log.seek(0, 0)
+        offsets: list[int] = []
+        while 6 not in offsets:
+            offsets += [record.offset for record in await read_some(log, offsets[-1] + 1 if offsets else 0)]
+        assert offsets == [0, 1, 2, 4, 5, 6]
+        assert asked, "behind a gap we read for ourselves"
+        asked.clear()
+        for _ in range(10):
+            assert await log.read(0, 7) == []
+        assert asked == []
+        assert log.waiting(0, 7) == 0
+
+
 @pytest.mark.parametrize("records_max", [1, 4, 8_000])
 async def test_a_record_that_claims_the_place_of_others_gets_poison_in_its_own(
     settings: Settings, records_max: int
