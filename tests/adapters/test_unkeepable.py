@@ -124,6 +124,16 @@ async def test_a_value_that_the_driver_or_the_database_cannot_take_is_known_for_
         assert (await weigh(lease, Said(1))).total(Verdict.ACCEPTED) == 1
 
 
+async def test_a_row_that_we_cannot_make_is_no_fault_of_the_message(postgres: Postgres) -> None:
+    async with take(postgres) as lease:
+        (reading,) = await examined(lease, [Said(1)], 0)
+        assert isinstance(reading, Reading)
+        with pytest.raises(AssertionError, match="a row could not be made"):
+            await settle_late(lease, [replace(reading, schema="not a number")])
+    async with take(postgres) as lease:
+        assert (await weigh(lease, Said(1))).total(Verdict.ACCEPTED) == 1
+
+
 async def test_an_argument_that_the_driver_cannot_take_is_known_for_what_it_is(postgres: Postgres) -> None:
     """Device rows are not copied: the driver checks them in another place, and quotes them."""
     async with take(postgres) as lease:

@@ -1,8 +1,8 @@
 """How do we speak to PostgreSQL? With times as whole microseconds since 1970 UTC, and one kind of error for trouble."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias, TypeVar
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -10,6 +10,8 @@ from asyncpg.connect_utils import SessionAttribute
 from ingest.ports import TroubleError, UnkeepableError
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+T = TypeVar("T")
 
 POSTGRES_EPOCH_US = 946_684_800_000_000  # 2000-01-01 UTC
 CONNECT_S_MAX = 10.0
@@ -59,6 +61,14 @@ def encoding() -> Iterator[None]:
         yield
     except (OverflowError, TypeError, ValueError) as error:
         raise UnkeepableError(f"PostgreSQL: a value does not fit its column: {type(error).__name__}") from error
+
+
+def made(rows: Iterable[T]) -> Iterator[T]:
+    """Give rows that are made while they are encoded; one that cannot be made is our own fault, and no message's."""
+    try:
+        yield from rows
+    except (OverflowError, TypeError, ValueError) as error:
+        raise AssertionError("a row could not be made") from error
 
 
 def _about_content(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 
 from ingest.adapters.postgres import queries, rows
-from ingest.adapters.postgres.connection import Connection, encoding
+from ingest.adapters.postgres.connection import Connection, encoding, made
 from ingest.adapters.postgres.provenance import Stamp, table_of
 from ingest.core.device import Device, Standing
 from ingest.core.judge import Content, Number, Prior, Priors, Suspect, number
@@ -158,7 +158,7 @@ class PostgresTransaction:
     ) -> None:
         copy = self._connection.copy_records_to_table
         with encoding():
-            await copy(table, records=records, columns=columns, schema_name=schema)
+            await copy(table, records=made(records), columns=columns, schema_name=schema)
 
     async def _update(self, devices: Sequence[Device]) -> None:
         if devices:
