@@ -140,6 +140,7 @@ class KafkaLog:
         What has waited in the log counts: behind a backlog nobody waits for what comes next.
         """
         loop, limits = asyncio.get_running_loop(), self._settings
+        wait_ms_min = min(FETCH_WAIT_MS_MAX, limits.batch_wait_ms)  # for the fetch that is out
         records = await self._fetch(partition, offset, limits.batch_records_max, limits.batch_wait_ms)
         if records:
             self._watch.given(partition)
@@ -149,7 +150,7 @@ class KafkaLog:
             if left_ms <= 0 and not self.waiting(partition, following):
                 break
             room = limits.batch_records_max - len(records)
-            more = await self._fetch(partition, following, room, max(left_ms, FETCH_WAIT_MS_MAX))
+            more = await self._fetch(partition, following, room, max(left_ms, wait_ms_min))
             if left_ms <= 0 and not more:
                 break
             size += _bytes(more)
@@ -230,7 +231,7 @@ class KafkaLog:
             offset = await self._begin_late(partition, offset)
             data = await brokers.fetch(self._settings.kafka, at, offset, bytes_max)
         stretch = batches.read(data, at, offset, records_max)
-        to_its_end = stretch.next_offset == stretch.batch_end  # what is left is of markers, for which the consumer waits
+        to_its_end = stretch.next_offset == stretch.batch_end  # what is left of it are markers
         behind_last = stretch.records[-1].offset + 1 if stretch.records else offset
         self._anew[partition] = behind_last if to_its_end else stretch.batch_end
         self.seek(partition, stretch.next_offset)
@@ -273,7 +274,7 @@ async def open_log(settings: Settings, vigilance: Vigilance = VIGILANCE) -> Asyn
         # Every record is weighed, those of an aborted transaction, too: content is what counts, and an open transaction
         # of one producer must not hold up everybody else.
         isolation_level="read_uncommitted",
-        fetch_min_bytes=FETCH_BYTES_MIN,
+        fetch_min_bytes=FETCH_BYTES_MIN if settings.batch_wait_ms > FETCH_WAIT_MS_MAX else 1,
         fetch_max_wait_ms=FETCH_WAIT_MS_MAX,
         max_partition_fetch_bytes=settings.batch_bytes_max // 2,
         max_poll_interval_ms=POLL_INTERVAL_MS_MAX,
