@@ -9,10 +9,10 @@ import pytest
 from ingest.adapters.memory.log import MemoryLog
 from ingest.adapters.memory.store import MemoryStore
 from ingest.adapters.memory.wire import QUIET, Call, Connection
-from ingest.core.device import Device, Key, KeyState, Sender, Standing
+from ingest.core.device import Device, Key, KeyRing, KeyState, Sender, Standing
 from ingest.core.enrolment import admit
 from ingest.core.examine import Examiner
-from ingest.core.message import RawRecord
+from ingest.core.message import Envelope, Examined, RawRecord, Refused
 from ingest.core.outcome import Outcome
 from ingest.core.policy import Policy
 from ingest.core.signature import Job, Portable
@@ -38,8 +38,8 @@ def enrolled() -> MemoryStore:
     return MemoryStore(senders, devices)
 
 
-def records(values: Sequence[bytes]) -> list[RawRecord]:
-    return [RawRecord(corridor.TOPIC, 0, at, RECEIVED_AT_MS, value) for at, value in enumerate(values)]
+def records(values: Sequence[bytes], partition: int = 0) -> list[RawRecord]:
+    return [RawRecord(corridor.TOPIC, partition, at, RECEIVED_AT_MS, value) for at, value in enumerate(values)]
 
 
 def samples(outcome: Outcome) -> int:
@@ -114,6 +114,22 @@ async def test_others_get_their_turn_between_two_steps() -> None:
     assert listener.outcomes[0].consumed == 40
     assert len(turns.noted) > 5
     assert all(later > sooner for sooner, later in itertools.pairwise(turns.noted))
+
+
+def test_batches_of_a_process_are_examined_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    examined: list[int] = []
+    examine = Examiner.examine
+
+    def note(self: Examiner, messages: Sequence[Envelope | Refused], ring: KeyRing) -> list[Examined]:
+        examined.append(messages[0].record.partition)
+        return examine(self, messages, ring)
+
+    monkeypatch.setattr(Examiner, "examine", note)
+    logs = {partition: records([BUNDLE] * 30, partition) for partition in range(3)}
+    corridor.run(logs, enrolled())
+    turns = [partition for partition, _ in itertools.groupby(examined)]
+    assert len(examined) > 3 * len(turns), "each took several steps"
+    assert sorted(turns) == [0, 1, 2]
 
 
 def test_who_is_told_to_stop_commits_no_further_part() -> None:
