@@ -29,6 +29,7 @@ from ingest.ports import BrokenLogError, FencedError, Lease, Log, Store, Trouble
 STEP_MESSAGES_MAX = 256  # examined between two turns of the event loop: 25 ms at the portable engine's pace,
 STEP_BYTES_MAX = 2**16  # unless they are large: one more message may be as dear as its bytes allow
 BATCHES_AT_ONCE = 3  # of all partitions: while one commits another is examined; what else was read waits as bytes
+TRIALS_AT_ONCE = 3  # each has a child of 50 MB: where memory was short before, it would be again
 ROUNDS_MAX = 10  # of one batch whose senders' keys move while it is examined
 
 Trial = Callable[[Examiner, Sequence[Envelope | Refused], KeyRing], Awaitable[Collection[int]]]
@@ -74,6 +75,7 @@ class Worker(msgspec.Struct, frozen=True):
     observer: Observer
     limits: Limits = Limits()
     benches: asyncio.Semaphore = msgspec.field(default_factory=lambda: asyncio.Semaphore(BATCHES_AT_ONCE))
+    trials: asyncio.Semaphore = msgspec.field(default_factory=lambda: asyncio.Semaphore(TRIALS_AT_ONCE))
     examining: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)  # in turn: taking turns, all would end late
 
     async def tend(self, partition: int, stopping: asyncio.Event) -> None:
@@ -113,8 +115,8 @@ class Worker(msgspec.Struct, frozen=True):
         """Take through what the log gives, once a bench is free."""
         records = await self.log.read(pace.partition, lease.next_offset)
         if records:
-            # Where a message has ended processes it is looked for first, which is slow and in nobody's way.
-            async with contextlib.nullcontext() if pace.careful else self.benches:
+            # Where a message has ended processes it is looked for first, which is slow and in nobody else's way.
+            async with self.trials if pace.careful else self.benches:
                 await self._take_through(lease, pace, records, stopping)
         else:
             self.observer.idle(pace.partition, self.log.waiting(pace.partition, lease.next_offset))

@@ -18,7 +18,7 @@ from ingest.core.policy import Policy
 from ingest.core.signature import Job, Portable
 from ingest.metrics import STUCK_S_MAX, Metrics
 from ingest.ports import TroubleError
-from ingest.worker import STEP_BYTES_MAX, STEP_MESSAGES_MAX, Limits, Worker, _steps
+from ingest.worker import STEP_BYTES_MAX, STEP_MESSAGES_MAX, TRIALS_AT_ONCE, Limits, Worker, _steps
 from loadtest.mutation import RECEIVED_AT_MS, open_workshop
 from loadtest.simulation.clock import play
 from tests.simulation import corridor
@@ -130,6 +130,28 @@ def test_batches_of_a_process_are_examined_in_turn(monkeypatch: pytest.MonkeyPat
     turns = [partition for partition, _ in itertools.groupby(examined)]
     assert len(examined) > 3 * len(turns), "each took several steps"
     assert sorted(turns) == [0, 1, 2]
+
+
+async def test_no_more_than_so_many_partitions_have_a_child_at_once() -> None:
+    now: list[int] = []
+    seen: list[int] = []
+
+    async def try_slowly(_examiner: Examiner, messages: Sequence[Envelope | Refused], _ring: KeyRing) -> frozenset[int]:
+        now.append(messages[0].record.partition)
+        seen.append(len(now))
+        await asyncio.sleep(0.01)
+        now.remove(messages[0].record.partition)
+        return frozenset()
+
+    store, logs = enrolled(), {partition: records([BUNDLE], partition) for partition in range(3 * TRIALS_AT_ONCE)}
+    for partition in logs:
+        async with store.take_over(corridor.TOPIC, partition):
+            pass  # and its owner dies
+    listener = corridor.Stopping(after=len(logs))
+    worker = Worker(corridor.TOPIC, MemoryLog(logs, 100), store, corridor.examiner(), try_slowly, listener)
+    await asyncio.gather(*(worker.tend(partition, listener.stopping) for partition in logs))
+    assert len(seen) == len(logs)
+    assert max(seen) == TRIALS_AT_ONCE
 
 
 def test_who_is_told_to_stop_commits_no_further_part() -> None:
