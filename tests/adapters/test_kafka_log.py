@@ -1,6 +1,7 @@
 """What the log that the worker reads does when its client library goes astray, in this process: on real Kafka."""
 
 import asyncio
+import time
 
 import msgspec
 import pytest
@@ -9,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from deploy import embedded
 from ingest.adapters import batches, brokers, kafka
 from ingest.config import Settings
+from ingest.core.message import RawRecord
 from tests.adapters.member import READS_MAX, joined, read_some, send, settings_for, transact
 from tests.conftest import FreshTopic
 from tests.whole.batch import append, batch, record
@@ -120,6 +122,14 @@ async def test_a_position_that_strayed_out_of_the_log_comes_back_also_while_a_ba
         assert [record.value for record in await reading] == VALUES
         await send(settings, [b"3"])
         assert [record.value for record in await read_some(log, 3)] == [b"3"]
+
+
+@pytest.mark.parametrize(("off_s", "least_ms", "most_ms"), [(0, 0, 250), (3 * 3_600, 250, 250), (-3 * 3_600, 0, 0)])
+def test_a_clock_unlike_the_brokers_changes_no_more_than_how_long_a_batch_is_waited_for(
+    off_s: int, least_ms: int, most_ms: int
+) -> None:
+    first = RawRecord("t", 0, 0, int((time.time() + off_s) * 1000), b"")
+    assert least_ms <= kafka._patience_s([first], 250) * 1000 <= most_ms
 
 
 async def test_who_joins_a_group_without_offsets_reads_from_where_it_is_told(settings: Settings) -> None:
