@@ -142,7 +142,8 @@ class _Bench:
         self.meter = None if past.shares is None else Meter(past.shares, policy)
         self._devices = past.devices
         self._drafts: dict[int, _Draft] = {}
-        self._priors = {number: list(known) for number, known in past.priors.items()}
+        self._contents = {(number, prior.digest) for number, known in past.priors.items() for prior in known}
+        self._owners = {number: prior for number, known in past.priors.items() for prior in known if prior.owner}
         self._known = set(past.known)
         self._trips = dict(past.trips)
         self._policy = policy
@@ -162,10 +163,11 @@ class _Bench:
         owner = None
         suspect = draft.device.held > 0 or envelope.seq <= ledger.highest  # else nobody has used its number
         if suspect:
-            priors = self._recall(draft, number(verified))
-            if verified.digest in [prior.digest for prior in priors]:
+            self._enter(draft)
+            claimed = number(verified)
+            if (claimed, verified.digest) in self._contents:
                 return Duplicate(verified)
-            owner = next((prior for prior in reversed(priors) if prior.owner), None)
+            owner = self._owners.get(claimed)
         case = _Case(message, verified, envelope, draft, ledger, ahead_s(envelope), owner)
         conflict = self._conflict(case) if suspect else None
         evidence = self._evidence(case, conflict)
@@ -307,16 +309,17 @@ class _Bench:
         self._remember(case.verified, owner=owns_its_number(reason))
         return Held(case.message, reason, whole, limit)
 
-    def _recall(self, draft: _Draft, claimed: Number) -> Sequence[Prior]:
-        """Find who used a number. Of few devices it is asked, so only then is entered what was accepted of this one."""
+    def _enter(self, draft: _Draft) -> None:
+        """Enter what was accepted of a device, before it is asked who used a number of it: of few devices it is."""
         for verified in draft.accepted:
             self._remember(verified, owner=True)
         draft.accepted.clear()
-        return self._priors.get(claimed, ())
 
     def _remember(self, verified: Verified, *, owner: bool) -> None:
-        prior = Prior(verified.digest, verified.envelope.boot, owner)
-        self._priors.setdefault(number(verified), []).append(prior)
+        used = number(verified)
+        self._contents.add((used, verified.digest))
+        if owner:
+            self._owners[used] = Prior(verified.digest, verified.envelope.boot, owner)
 
 
 def _moved_on(device: Device, envelope: Envelope, time_quality: TimeQuality) -> Device:
