@@ -40,12 +40,13 @@ class Say(msgspec.Struct, frozen=True):
     value: bytes = b""  # the envelope's bytes
     refused: Refusal | None = None  # what it is verified, and refused for
     at_ms: int = NOW_MS  # the broker's clock
+    software: str = "1.0"
 
 
 def examined(say: Say, offset: int) -> Examined:
     """Give what an examination would."""
     record = RawRecord("t", 0, offset, say.at_ms, say.value)
-    claims = (say.epoch, say.seq, say.boot.encode(), "1.0", bytes(32))
+    claims = (say.epoch, say.seq, say.boot.encode(), say.software, bytes(32))
     envelope = Envelope(
         record, -8, b"k", f"d-{say.device_no}", say.at_ms / 1000 - say.late_s, None, *claims, b"", b"", b""
     )

@@ -14,7 +14,7 @@ from ingest.core.judge import KeysMovedError, Prior
 from ingest.core.policy import Policy
 from ingest.core.sequence import Ledger
 from ingest.core.verdict import Verdict
-from tests.core.court import DAY_S, EPOCH, PATIENT, Court, Say, trusted
+from tests.core.court import DAY_S, EPOCH, NOW_MS, PATIENT, Court, Say, trusted
 
 JUMP = Policy().seq_jump_max
 ONE, TWO, THREE = "boot-001", "boot-002", "boot-003"
@@ -172,6 +172,31 @@ def test_boots_are_remembered_in_the_order_of_their_last_progress_and_bounded() 
     assert court.device.boots == tuple(boot.encode() for boot in boots[-BOOTS_MAX:])
     court.weigh(Say(5, boot="boot-old"))  # late: it says nothing of which boot is the newest
     assert court.device.boots[-1] == boots[-1].encode()
+
+
+def test_the_row_tells_boot_software_and_clock_of_the_newest_message() -> None:
+    court, off_s = Court(policy=PATIENT), 2 * Policy().clock_ok_s_max
+    for say, row in (
+        (Say(2), (ONE, "1.0", None)),
+        (Say(3, software="2.0"), (ONE, "2.0", None)),
+        (Say(1, boot=TWO, software="0.9", late_s=off_s), (ONE, "2.0", None)),  # it is not the newest
+        (Say(4, software="2.0", late_s=off_s, at_ms=NOW_MS + 1), (ONE, "2.0", NOW_MS + 1)),
+        (Say(5, software="3.0", late_s=off_s, at_ms=NOW_MS + 2), (ONE, "3.0", NOW_MS + 1)),
+        (Say(6, boot=TWO, software="3.0", late_s=off_s, at_ms=NOW_MS + 3), (TWO, "3.0", NOW_MS + 1)),
+        (Say(7, boot=TWO, software="3.0"), (TWO, "3.0", None)),
+    ):
+        assert court.weigh(say) == ["accepted"]
+        device = court.device
+        assert (device.boots[-1].decode(), device.software, device.clock_off_since_ms) == row
+
+
+def test_a_counter_that_was_lost_stays_on_the_row_until_its_boot_goes_on() -> None:
+    court = Court(policy=PATIENT)
+    assert court.weigh(Say(1), Say(1, content="b", boot=TWO)) == ["accepted", "counter_rollback"]
+    assert court.weigh(Say(2), Say(3, software="2.0")) == ["accepted"] * 2
+    assert court.device.rolled == TWO.encode()
+    assert court.weigh(Say(4, boot=TWO)) == ["accepted"]
+    assert court.device.rolled == b""
 
 
 def test_what_is_accepted_moves_the_ledger() -> None:

@@ -58,6 +58,10 @@ def test_consumed_is_the_sum_of_the_verdicts() -> None:
     }
 
 
+def test_what_nobody_was_given_is_not_counted() -> None:
+    assert Court().judge(Say(1, authentic=False)).counts == {(Verdict.REFUSED, Refusal.BAD_SIGNATURE): 1}
+
+
 def test_skipped_positions_need_no_verdict() -> None:
     assert account([refused(5), refused(7)], [], [], Span("t", 3, 5, 8, ((6, 7),))).consumed == 2
 

@@ -86,3 +86,9 @@ def test_others_can_make_the_same_link() -> None:
 )
 def test_a_day_is_a_number_that_a_link_has_room_for(at_us: int, day: int) -> None:
     assert day_of(at_us) == day
+
+
+@pytest.mark.parametrize(("at_ms", "day"), [(1_000, 0), (10**14, 65_535)], ids=["before 1970", "after all days"])
+def test_a_time_beyond_the_calendar_has_a_day_too(at_ms: int, day: int) -> None:
+    (fact,) = facts_of(judged(Say(1, at_ms=at_ms, late_s=5)))
+    assert (fact.verdict, fact.day) == (Verdict.ACCEPTED, day)

@@ -59,6 +59,10 @@ def test_a_gap_bomber_costs_no_more_than_the_cap() -> None:
     assert look(ledger, 2) is Use.UNSURE
 
 
+def test_a_cap_that_was_lowered_holds_from_the_next_number_on_though_it_comes_in_order() -> None:
+    assert add(Ledger((1, 2, 3, 4, 5, 6), 0, 1, 5, 3), 6, ranges_max=2) == Ledger((3, 4, 5, 7), 2, 1, 6, 4)
+
+
 def test_late_numbers_below_the_floor_do_not_come_back_into_the_ranges() -> None:
     ledger = fill(list(range(1, 1_000, 2)))
     late = add(ledger, 2, RANGES_MAX)
