@@ -19,7 +19,7 @@ def ahead_s(envelope: Envelope) -> float:
 
 
 def doubt(ahead: float, policy: Policy) -> Hold | None:
-    """Say why the time of a message so far ahead needs a person, if it does."""
+    """Say why a message whose clock is so many seconds ahead needs a person, if it does."""
     if ahead > policy.clock_ahead_s_max:
         return Hold.CLOCK_FUTURE
     if -ahead > policy.age_s_max:

@@ -115,7 +115,7 @@ class _Draft(msgspec.Struct, gc=False):
     ledgers: dict[int, Ledger]
     rate: Bucket
     moved: bool = False  # something was accepted
-    accepted: list[Verified] = []  # of that, what is not among the priors yet
+    accepted: list[Verified] = []  # of that, what the bench has not entered yet
 
     def row(self) -> Device:
         """Give it as it is to be written."""

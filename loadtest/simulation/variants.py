@@ -161,7 +161,7 @@ def _mark_behind(outcome: Outcome) -> Mark:
     return Mark(outcome.span.to_offset, None, outcome.span.record_hash)
 
 
-def _remember_nothing(self: object, case: object, *, owner: bool) -> None:
+def _remember_nothing(self: object, verified: object, *, owner: bool) -> None:
     pass
 
 
