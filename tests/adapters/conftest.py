@@ -32,6 +32,8 @@ def fast() -> Multibuffer:
     try:
         return Multibuffer()
     except UnavailableError as error:
+        if "self-test" in str(error):  # it is here, and broken
+            raise
         pytest.skip(f"there is no multibuffer engine here: {error}")
 
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import schemas
-from ingest.adapters.multibuffer import SHARE, Multibuffer, _doubles_within, _fit_for_ed25519
+from ingest.adapters.multibuffer import SHARE, Multibuffer, _doubles_within, _fit_for_ed25519, _fit_for_p256
 from ingest.core.device import Algorithm
 from ingest.core.examine import Examiner
 from ingest.core.message import Refused
@@ -104,6 +104,17 @@ def test_of_ed25519_the_library_is_asked_of_every_s_below_the_order_and_of_no_ot
         for s in (*below, *beyond)
     ]
     assert _fit_for_ed25519(jobs) == list(range(len(below)))
+
+
+def test_of_p256_the_library_is_asked_of_every_r_and_s_from_1_to_below_the_order_and_of_no_other() -> None:
+    order = ORDERS[Algorithm.P256]
+    public = next(job.public for job in SOUND if job.algorithm is Algorithm.P256)
+    within = [(1, 1), (1, order - 1), (order - 1, 1), (2**255, order - 1)]
+    beyond = [pair for out in (0, order, order + 1, 2**256 - 1) for pair in ((out, 1), (1, out))]
+    jobs = [
+        Job(Algorithm.P256, public, b"", r.to_bytes(32, "big") + s.to_bytes(32, "big")) for r, s in (*within, *beyond)
+    ]
+    assert _fit_for_p256(jobs) == list(range(len(within)))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # time is not what is tested

@@ -80,10 +80,10 @@ def test_the_first_fault_is_the_one_that_is_named() -> None:
 
 
 def test_a_bound_that_no_float_equals_stays_what_it_is() -> None:
-    kind = Record("Fine", (field("level", Number(Width.DOUBLE, 0, 2**53 + 1, None)),))
-    assert read(kind, struct.pack("<d", 2.0**53)) == ((2.0**53,), 8)
-    with pytest.raises(BodyError, match="9007199254740993"):
-        read(kind, struct.pack("<d", 2.0**53 + 2))
+    kind = Record("Fine", (field("level", Number(Width.DOUBLE, 0, 2**53 + 3, None)),))
+    assert read(kind, struct.pack("<d", 2.0**53 + 2)) == ((2.0**53 + 2,), 8)
+    with pytest.raises(BodyError, match="9007199254740995"):
+        read(kind, struct.pack("<d", 2.0**53 + 4))  # to which the bound would be rounded
 
 
 def test_records_within_a_sample_have_their_values_by_name() -> None:

@@ -185,8 +185,10 @@ def test_a_long_over_64_bits_is_refused(first: bytes, last: bytes) -> None:
     body = write("all-types", draw_samples("all-types", random.Random(1), 1))
     # After the count and the kind comes recorded_at_us, which its schema allows all of 64 bits.
     end = next(at for at in range(2, len(body)) if body[at] < 0x80) + 1
-    reason, _ = refusal(read("all-types", body[:2] + first + b"\x80" * 8 + last + body[end:]))
-    assert reason is Refusal.INVALID_PAYLOAD
+    for size, why in ((10, "which is no long"), (11, "or is longer than ten bytes")):
+        reason, detail = refusal(read("all-types", body[:2] + first + b"\x80" * (size - 2) + last + body[end:]))
+        assert reason is Refusal.INVALID_PAYLOAD
+        assert detail.endswith(why)
 
 
 def test_length_is_counted_in_characters() -> None:
