@@ -142,6 +142,7 @@ class _Bench:
         self.meter = None if past.shares is None else Meter(past.shares, policy)
         self._devices = past.devices
         self._drafts: dict[int, _Draft] = {}
+        # Not lists by number: a device may send a whole batch under one.
         self._contents = {(number, prior.digest) for number, known in past.priors.items() for prior in known}
         self._owners = {number: prior for number, known in past.priors.items() for prior in known if prior.owner}
         self._known = set(past.known)
