@@ -52,6 +52,15 @@ def test_a_boot_that_goes_on_after_its_counter_seemed_lost_is_a_second_unit() ->
     assert evidence(Court(), Say(1), Say(3), copied, Say(2), copied, Say(3)) == [], "late data, and replays"
 
 
+def test_a_counter_that_was_lost_stays_on_the_row_until_its_boot_goes_on() -> None:
+    court = Court(policy=PATIENT)
+    assert court.weigh(Say(1), Say(1, content="b", boot=TWO)) == ["accepted", "counter_rollback"]
+    assert court.weigh(Say(2), Say(3, software="2.0")) == ["accepted"] * 2
+    assert court.device.rolled == TWO.encode()
+    assert court.weigh(Say(4, boot=TWO)) == ["accepted"]
+    assert court.device.rolled == b""
+
+
 def test_a_number_whose_message_is_not_kept_any_more_proves_nothing() -> None:
     court = Court()
     court.weigh(Say(1))
