@@ -67,18 +67,17 @@ def _id(kind: AlertKind, *occasion: str | int) -> str:
 def _accused(accusation: Accusation, policy: Policy) -> Iterator[Alert]:
     """Tell of the evidence once an hour and device, of what followed from it each time."""
     verified, record = accusation.verified, accusation.verified.record
-    device_id, facts = verified.envelope.device_id, _facts(accusation)
-    if accusation.evidence in PROVEN:
-        kind = PROVEN[accusation.evidence]
+    device_id, kind = verified.envelope.device_id, PROVEN.get(accusation.evidence)
+    if kind is not None:
         alert_id = _id(kind, device_id, record.received_at_ms // HOUR_MS)
-        yield Alert(alert_id, kind, device_id, record, facts, verified)
+        yield Alert(alert_id, kind, device_id, record, _facts(accusation), verified)
     if quarantines([accusation]):
         alert_id = _id(AlertKind.QUARANTINE, device_id, verified.digest.hex())
-        yield Alert(alert_id, AlertKind.QUARANTINE, device_id, record, facts, verified)
+        yield Alert(alert_id, AlertKind.QUARANTINE, device_id, record, _facts(accusation), verified)
     if accusation.spared:
         cohort = f"cohort {accusation.cohort[0]} {accusation.cohort[1]}"
         alert_id = _id(AlertKind.FLEET_GUARD, cohort, record.received_at_ms // (policy.guard_window_s * 1000))
-        yield Alert(alert_id, AlertKind.FLEET_GUARD, cohort, record, facts, verified)
+        yield Alert(alert_id, AlertKind.FLEET_GUARD, cohort, record, _facts(accusation), verified)
 
 
 def _facts(accusation: Accusation) -> Facts:

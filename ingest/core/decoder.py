@@ -4,6 +4,7 @@ The reader admits one encoding of each value and no other, and looks at every by
 harder than the body is long. Why the text is made, and what it looks like, is in decisions/avro-profile.md.
 """
 
+import math
 import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -91,6 +92,7 @@ def _make_reader(path: str, described: Type) -> Read:
 
 def _make(paths: Sequence[str], fields: Sequence[Field], result: str) -> Read:
     """Make a function that reads fields, v0 and v1 and so on, one behind the other."""
+    refusals = [_make_refusal(path, field.type) for path, field in zip(paths, fields, strict=True)]
     scope: dict[str, Any] = {
         "Struct": struct.Struct,
         "short": struct.error,
@@ -99,7 +101,7 @@ def _make(paths: Sequence[str], fields: Sequence[Field], result: str) -> Read:
         "read_float": struct.Struct("<f").unpack_from,
         "read_double": struct.Struct("<d").unpack_from,
         "stray": lambda number: invalid(f"{paths[number]} is neither null nor a value"),
-        "refusal": lambda number, value: _refusal(paths[number], fields[number].type, value),
+        "refusal": lambda number, value: refusals[number](value),
     }
     for number, field in enumerate(fields):
         if not isinstance(field.type, Flag | Number):
@@ -246,15 +248,21 @@ def _literal(field: Field, bound: float) -> str:
     return repr(float(bound)) if real and float(bound) == bound else repr(bound)
 
 
-def _refusal(path: str, described: Type, value: float) -> BodyError:
-    match described:
-        case Number(width=width, minimum=minimum, maximum=maximum, unit=unit):
-            lowest, highest = LIMITS[width]
-            if width in (Width.INT, Width.LONG) and not lowest <= value <= highest:
-                return invalid(f"{path} is {value}, which is no {width}")
-            allowed = f"{minimum} to {maximum}" + (f" {unit}" if unit else "")
-            return BodyError(Refusal.OUT_OF_RANGE, f"{path} is {value!r}; its schema allows {allowed}")
-    return invalid(f"{path} is a boolean of {value}")
+def _make_refusal(path: str, described: Type) -> Callable[[float], BodyError]:
+    """Make what says of a value why it is none of this field's; nearly all of it is known beforehand."""
+    if not isinstance(described, Number):
+        return lambda value: invalid(f"{path} is a boolean of {value}")
+    width = described.width
+    lowest, highest = LIMITS[width] if width in (Width.INT, Width.LONG) else (-math.inf, math.inf)
+    unit = f" {described.unit}" if described.unit else ""
+    allowed = f"its schema allows {described.minimum} to {described.maximum}{unit}"
+
+    def refuse(value: float) -> BodyError:
+        if value < lowest or value > highest:
+            return invalid(f"{path} is {value}, which is no {width}")
+        return BodyError(Refusal.OUT_OF_RANGE, f"{path} is {value!r}; {allowed}")
+
+    return refuse
 
 
 # What is not written out: whatever has a length, and enums.

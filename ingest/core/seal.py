@@ -123,7 +123,7 @@ def _ended(one: Duplicate | Refused, shown: Mapping[int, int]) -> Fact:
     if isinstance(one, Duplicate):
         verdict, reason, detail, reached = Verdict.DUPLICATE, None, None, claims(one.verified)
     else:
-        verdict, reason, detail, reached = Verdict.REFUSED, one.reason.value, one.detail, claims(one.reached)
+        verdict, reason, detail, reached = Verdict.REFUSED, one.reason, one.detail, claims(one.reached)
     record = one.verified.record if isinstance(one, Duplicate) else one.record
     beginning = record.value[: shown[record.offset]] if record.offset in shown else None
     day, said = day_of(record.received_at_ms * 1000), (detail, *reached, len(record.value), beginning)

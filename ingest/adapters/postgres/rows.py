@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 
 from ingest.core.device import Device
-from ingest.core.message import RawRecord, Refused
-from ingest.core.outcome import Accepted, Alert, Duplicate, Held, Outcome
+from ingest.core.outcome import Accepted, Alert, Held, Outcome
 from ingest.core.rate import Shares
 from ingest.core.seal import claims
 from ingest.core.sequence import Ledger
@@ -17,6 +16,8 @@ from ingest.core.verdict import Verdict
 Row = tuple[Any, ...]
 
 _UNUSED = Ledger()
+_REFUSED = Verdict.REFUSED
+_REPEATED = (Verdict.DUPLICATE, None, None)  # with no reason, and nothing to explain
 
 CALENDAR_S_MAX = 253_402_300_799.0  # 9999-12-31 23:59:59 UTC
 
@@ -94,7 +95,7 @@ def held(waiting: Iterable[Held], topic_no: int, judged_by: int) -> list[Row]:
     """Give the rows of `store.held`: whole, so that they can be judged again, as far as their device's share goes."""
     return [
         (
-            topic_no, record.partition, record.offset, one.reason.value, record.received_at_ms * 1000,
+            topic_no, record.partition, record.offset, one.reason, record.received_at_ms * 1000,
             envelope.issued_at_s, verified.sender.device_no, verified.key.key_no, envelope.epoch, envelope.seq,
             envelope.boot, verified.digest, record.traceparent, judged_by, len(record.value),
             record.value if one.whole else None,
@@ -108,37 +109,23 @@ def held(waiting: Iterable[Held], topic_no: int, judged_by: int) -> list[Row]:
 
 def exceptions(outcome: Outcome, topic_no: int, judged_by: int) -> list[Row]:
     """Give the rows of `store.exception`: every duplicate and every refusal, with as many bytes as are to be shown."""
-    ended: list[Duplicate | Refused] = [*outcome.duplicates, *outcome.refused]
+    ended: list[Row] = [(one.verified.record, _REPEATED, one.verified) for one in outcome.duplicates]
+    ended += [(one.record, (_REFUSED, one.reason, one.detail), one.reached) for one in outcome.refused]
+    shown = outcome.shown
     return [
-        (topic_no, *_exception(one), judged_by, len(record.value), _beginning(record, outcome.shown))
-        for one in ended
-        for record in (_record_of(one),)
-    ]
-
-
-def _beginning(record: RawRecord, shown: Mapping[int, int]) -> bytes | None:
-    return record.value[: shown[record.offset]] if record.offset in shown else None
-
-
-def _exception(one: Duplicate | Refused) -> Row:
-    reached = one.verified if isinstance(one, Duplicate) else one.reached
-    record = _record_of(one)
-    verdict = Verdict.DUPLICATE if isinstance(one, Duplicate) else Verdict.REFUSED
-    reason, detail = (None, None) if isinstance(one, Duplicate) else (one.reason.value, one.detail)
-    return (
-        record.partition, record.offset, verdict.value, reason, detail, record.received_at_ms * 1000, *claims(reached),
-    )  # fmt: skip
-
-
-def _record_of(one: Duplicate | Refused) -> RawRecord:
-    return one.verified.record if isinstance(one, Duplicate) else one.record
+        (
+            topic_no, record.partition, record.offset, *said, record.received_at_ms * 1000, *claims(reached), judged_by,
+            len(record.value), record.value[: shown[record.offset]] if record.offset in shown else None,
+        )
+        for record, said, reached in ended
+    ]  # fmt: skip
 
 
 def accusations(outcome: Outcome, topic_no: int, judged_by: int) -> list[Row]:
     """Give the rows of `store.accusation`."""
     return [
         (
-            sender.device_no, one.verified.digest, one.evidence.value, one.weight, one.before.value, one.after.value,
+            sender.device_no, one.verified.digest, one.evidence, one.weight, one.before, one.after,
             one.spared, sender.tenant_no, envelope.software, envelope.epoch, envelope.seq,
             topic_no, record.partition, record.offset, record.received_at_ms * 1000, judged_by,
         )
@@ -171,7 +158,7 @@ def devices(changed: Sequence[Device]) -> list[Row]:
     return [
         (
             device.device_no, device.held, device.held_bytes, b"".join(device.boots), multirange(ledger.ranges),
-            ledger.floor, ledger.lowest, ledger.highest, ledger.accepted, device.standing.value, device.suspicion,
+            ledger.floor, ledger.lowest, ledger.highest, ledger.accepted, device.standing, device.suspicion,
             device.suspicion_at_ms * 1000, device.software,
             None if device.clock_off_since_ms is None else device.clock_off_since_ms * 1000,
             device.rate.level_milli, device.rate.at_ms * 1000, device.rolled,
