@@ -42,8 +42,9 @@ class EngineChoice(StrEnum):
     """Which engine checks signatures. All give the same verdicts."""
 
     AUTO = "auto"  # the fastest that works here
-    PORTABLE = "portable"
+    PORTABLE = "portable"  # the fastest that works anywhere
     MULTIBUFFER = "multibuffer"
+    OPENSSL = "openssl"  # the one that the others are compared with
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ import structlog
 from ingest.adapters.multibuffer import Multibuffer, UnavailableError
 from ingest.adapters.sodium import Sodium
 from ingest.config import EngineChoice
-from ingest.core.signature import Engine, Job, Portable
+from ingest.core.signature import Engine, Job, OpenSSL
 from ingest.core.touchstone import find_fault
 
 REPEAT_EVERY = 256  # checks: 0.4 µs of OpenSSL to each
@@ -20,7 +20,7 @@ class Watched:
 
     def __init__(self, fast: Engine, reference: Engine | None = None, repeat_every: int = REPEAT_EVERY) -> None:
         self.fast = fast
-        self._reference = reference or Portable()
+        self._reference = reference or OpenSSL()
         self._trusted = fast
         self._repeat_every = repeat_every
         self._ahead = secrets.randbelow(repeat_every)  # nobody knows which checks are repeated
@@ -65,6 +65,8 @@ def open_engine(choice: EngineChoice) -> Engine:
 
 
 def _open(choice: EngineChoice) -> tuple[Engine, str]:
+    if choice is EngineChoice.OPENSSL:
+        return OpenSSL(), "it was asked for"
     if choice is EngineChoice.PORTABLE:
         return _open_portable("it was asked for")
     try:
@@ -77,7 +79,7 @@ def _open(choice: EngineChoice) -> tuple[Engine, str]:
 
 def _open_portable(why: str) -> tuple[Engine, str]:
     """Take libsodium if it passes its test, and OpenSSL alone if not; both have the same OpenSSL, which keeps keys."""
-    reference = Portable()
+    reference = OpenSSL()
     sodium = Sodium(reference)
     if fault := find_fault(sodium):
         return reference, f"{why}; {sodium.name} fails its self-test here: {fault}"

@@ -12,7 +12,7 @@ import msgspec
 
 from ingest.adapters.multibuffer import Multibuffer, UnavailableError
 from ingest.adapters.sodium import Sodium
-from ingest.core.signature import Engine, Portable
+from ingest.core.signature import Engine, OpenSSL
 from loadtest.forgery import Attempt, Forger
 
 GROUPS_MAX = (*[40] * 15, 700)  # jobs asked at once: groups of eight, whole and not; some are laid out in portions
@@ -69,7 +69,7 @@ def duel(count: int, seed: int) -> None:
     except UnavailableError as error:
         click.echo(f"without the multibuffer engine: {error}", err=True)
     for fast in rivals:
-        tried, found = fight(fast, Portable(), count, seed)
+        tried, found = fight(fast, OpenSSL(), count, seed)
         for kind, number in sorted(tried.items()):
             click.echo(f"{number:>9,}  {kind}")
         if found:

@@ -11,7 +11,7 @@ import click
 from ingest.adapters.multibuffer import Multibuffer, UnavailableError
 from ingest.adapters.sodium import Sodium
 from ingest.core.device import Algorithm
-from ingest.core.signature import Engine, Job, Portable
+from ingest.core.signature import Engine, Job, OpenSSL
 from loadtest.forgery import Forger
 
 SIZES = (1, 8, 64, 256, 2_000)
@@ -25,7 +25,7 @@ Case = tuple[str, str, int]  # what is asked, the engine's name, and how many at
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(1, 1_000))
 def engines(rounds: int) -> None:
     """Show µs of CPU a signature, sound and forged."""
-    rivals: list[Engine] = [Portable(), Sodium()]
+    rivals: list[Engine] = [OpenSSL(), Sodium()]
     try:
         rivals.append(Multibuffer())
     except UnavailableError as error:

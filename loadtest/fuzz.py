@@ -22,7 +22,7 @@ from ingest.core.examine import Examiner
 from ingest.core.message import Examined, RawRecord, Reading, Refused, Unreadable
 from ingest.core.payload import load
 from ingest.core.policy import Policy
-from ingest.core.signature import Portable
+from ingest.core.signature import OpenSSL
 from loadtest.mutation import RECEIVED_AT_MS, Spoilt, Workshop, open_workshop, spoil
 
 INPUT_CPU_S_MAX = 0.050
@@ -41,7 +41,7 @@ class Bench:
     """An examiner with the keys of the fleet, and the account of what it was given."""
 
     def __init__(self, shop: Workshop) -> None:
-        self._examiner = Examiner(Policy(), load(schemas.read_telemetry()), Portable())
+        self._examiner = Examiner(Policy(), load(schemas.read_telemetry()), OpenSSL())
         self._ring = _ring(shop)
         self._sound = frozenset(specimen.content for specimen in shop.specimens)
         self.answers: Counter[str] = Counter()

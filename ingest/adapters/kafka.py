@@ -150,7 +150,7 @@ class KafkaLog:
             if left_ms <= 0 and not self.waiting(partition, following):
                 break
             room = limits.batch_records_max - len(records)
-            more = await self._fetch(partition, following, room, max(left_ms, wait_ms_min))
+            more = await self._fetch(partition, following, room, left_ms if left_ms > 0 else wait_ms_min)
             if left_ms <= 0 and not more:
                 break
             size += _bytes(more)

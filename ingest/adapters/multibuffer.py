@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ingest.core.device import SIGNATURE_BYTES, Algorithm
-from ingest.core.signature import Job, Portable
+from ingest.core.signature import Job, OpenSSL
 from ingest.core.touchstone import LANES, ORDERS, SOUND, find_fault
 
 PROCESSOR = Path("/proc/cpuinfo")
@@ -50,7 +50,7 @@ class Multibuffer:
         self._ed25519 = _function(library, "mbx_ed25519_verify_mb8", 5)
         self._p256 = _function(library, "mbx_nistp256_ecdsa_verify_mb8", 7)
         self._p256_multiply = _function(library, "mbx_nistp256_ecpublic_key_mb8", 5)
-        self._portable = Portable()
+        self._portable = OpenSSL()
         fault = find_fault(self)
         if fault:
             raise UnavailableError(f"{self.name} fails its self-test here: {fault}")

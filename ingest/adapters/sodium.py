@@ -10,7 +10,7 @@ from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
 from ingest.core.device import SIGNATURE_BYTES, Algorithm
-from ingest.core.signature import Engine, Job, Portable
+from ingest.core.signature import Engine, Job, OpenSSL
 
 PACKAGE = "pynacl"
 PUBLIC_BYTES = 32  # RFC 8032, 5.1.5: libsodium reads so many, whatever it is given
@@ -36,7 +36,7 @@ class Sodium:
 
     def __init__(self, reference: Engine | None = None) -> None:
         self.name = f"sodium {metadata.version(PACKAGE)}"
-        self._reference = reference or Portable()
+        self._reference = reference or OpenSSL()
 
     def check(self, jobs: Sequence[Job]) -> list[bool]:
         """Say of each job, in order, whether its signature holds. Its key has passed ingest.core.enrolment."""

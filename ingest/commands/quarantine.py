@@ -28,7 +28,7 @@ from ingest.build import identify
 from ingest.commands.shell import ask, config_option, decision_options, json_option, settings_of, show_rows
 from ingest.core.examine import Examiner
 from ingest.core.payload import load
-from ingest.core.signature import Portable
+from ingest.core.signature import OpenSSL
 from ingest.core.verdict import Refusal, Verdict
 
 number_argument = click.argument("number", type=click.IntRange(1, 2**31 - 1))
@@ -109,7 +109,7 @@ def decide(config: Path | None, ruling: Ruling, decision: Decision) -> None:
 
 def carry_out(config: Path | None, decided: Callable[[Connection], Awaitable[Effect | Proposal]]) -> None:
     """Write a decision down, judge again what it lets out of the lane, and say what comes of it."""
-    policy, catalogue, engine = settings_of(config, "database").policy, load(schemas.read_telemetry()), Portable()
+    policy, catalogue, engine = settings_of(config, "database").policy, load(schemas.read_telemetry()), OpenSSL()
     provenance = Provenance(identify(), engine.name, policy, tuple(catalogue.schemas))
 
     async def work(connection: Connection) -> str:

@@ -12,7 +12,7 @@ import msgspec
 
 from ingest.core.enrolment import Candidate, EnrolmentError, admit, check_identity
 from ingest.core.envelope import SEQ_MAX
-from ingest.core.signature import Job, Portable
+from ingest.core.signature import Job, OpenSSL
 
 CONTEXT = "weighbridge/enrolment/v1"
 REQUEST_CHARACTERS_MAX = 8_192
@@ -46,7 +46,7 @@ def read_request(text: str) -> Candidate:
     candidate = Candidate(
         request.device_id, request.vehicle_id, request.epoch, kid, algorithm, public, request.last_seq
     )
-    if not Portable().check([Job(algorithm, public, statement(candidate), _decode(request.proof))])[0]:
+    if not OpenSSL().check([Job(algorithm, public, statement(candidate), _decode(request.proof))])[0]:
         raise EnrolmentError(
             "the proof does not hold: it must be a signature by the new key over what this very request says; "
             "let the device that has the key make a new request"

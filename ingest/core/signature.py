@@ -117,13 +117,13 @@ def _conclude(envelope: Envelope, ring: KeyRing, key: Key, *, holds: bool) -> Ve
 _PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
 
 
-class Portable:
+class OpenSSL:
     """The reference, which runs everywhere: OpenSSL, through `cryptography`, one signature at a time.
 
     It keeps the keys that it loaded, at most `keys_max` (0.5 kB each for Ed25519, 2.2 kB for P-256), oldest out first.
     """
 
-    name = "portable"
+    name = "openssl"
 
     def __init__(self, keys_max: int = 16_384) -> None:
         assert keys_max > 0, "an engine must be able to keep the key that it is using"

@@ -24,7 +24,7 @@ from ingest.core.examine import Examiner
 from ingest.core.message import Envelope, RawRecord, Refused
 from ingest.core.payload import load
 from ingest.core.policy import Policy
-from ingest.core.signature import Engine, Job, Portable
+from ingest.core.signature import Engine, Job, OpenSSL
 from ingest.core.verdict import Refusal, Verdict
 
 TOPIC = "telemetry.raw"
@@ -168,7 +168,7 @@ def enrolled(entries: list[Entry], unkeepable: Collection[bytes] = ()) -> Memory
 
 def examiner(engine: Engine | None = None, policy: Policy | None = None) -> Examiner:
     """Make the examiner that production has."""
-    return Examiner(policy or Policy(), load(schemas.read_telemetry()), engine or Portable())
+    return Examiner(policy or Policy(), load(schemas.read_telemetry()), engine or OpenSSL())
 
 
 class Remembering:
@@ -177,7 +177,7 @@ class Remembering:
     name = "remembering"
 
     def __init__(self) -> None:
-        self._engine = Portable()
+        self._engine = OpenSSL()
         self._answers: dict[Job, bool] = {}
 
     def check(self, jobs: Sequence[Job]) -> list[bool]:

@@ -33,7 +33,7 @@ from ingest.core.examine import Examiner
 from ingest.core.message import RawRecord
 from ingest.core.payload import load
 from ingest.core.policy import Policy
-from ingest.core.signature import Engine, Job, Portable
+from ingest.core.signature import Engine, Job, OpenSSL
 from ingest.core.touchstone import IDENTITY_R, LANES, MIXED_R, SOUND, find_fault
 from ingest.engines import Watched, open_engine
 from ingest.metrics import Metrics
@@ -63,7 +63,7 @@ class Variant:
         self._answer = answer
 
     def check(self, jobs: Sequence[Job]) -> list[bool]:
-        return self._answer(Portable().check, jobs)
+        return self._answer(OpenSSL().check, jobs)
 
 
 BROKEN: dict[str, Callable[[Check, Sequence[Job]], list[bool]]] = {
@@ -90,7 +90,7 @@ def test_the_self_test_notices_an_engine_that_is_broken(how: str) -> None:
 
 
 def test_the_self_test_finds_nothing_wrong_with_openssl_or_what_stands_before_it() -> None:
-    assert find_fault(Portable()) is None
+    assert find_fault(OpenSSL()) is None
     assert find_fault(Sodium()) is None
 
 
@@ -193,11 +193,11 @@ def test_where_libsodium_fails_its_test_openssl_has_it_all_and_it_is_said_why(
     monkeypatch.setattr(multibuffer, "PROCESSOR", without_flags(tmp_path, "avx512ifma"))
     with capture_logs() as journal:
         engines = [open_engine(EngineChoice.PORTABLE), open_engine(EngineChoice.AUTO)]
-    assert [type(engine) for engine in engines] == [Portable, Portable]
+    assert [type(engine) for engine in engines] == [OpenSSL, OpenSSL]
     why = f"{Sodium().name} fails its self-test here: it refuses a sound EdDSA signature"
     assert [(line["engine"], line["why"]) for line in journal] == [
-        ("portable", f"it was asked for; {why}"),
-        ("portable", f"the processor lacks avx512ifma; {why}"),
+        ("openssl", f"it was asked for; {why}"),
+        ("openssl", f"the processor lacks avx512ifma; {why}"),
     ]
 
 
@@ -220,7 +220,7 @@ class Liar:
         self.asked = 0
 
     def check(self, jobs: Sequence[Job]) -> list[bool]:
-        answers = Portable().check(jobs)
+        answers = OpenSSL().check(jobs)
         lies = [self.asked + at >= self.right for at in range(len(jobs))]
         self.asked += len(jobs)
         return [holds is not lie for holds, lie in zip(answers, lies, strict=True)]
@@ -236,7 +236,7 @@ class Counting:
 
     def check(self, jobs: Sequence[Job]) -> list[bool]:
         self.asked += len(jobs)
-        return Portable().check(jobs)
+        return OpenSSL().check(jobs)
 
 
 def test_an_even_share_of_the_checks_is_repeated_however_they_are_cut() -> None:
@@ -251,21 +251,21 @@ def test_an_even_share_of_the_checks_is_repeated_however_they_are_cut() -> None:
 @pytest.mark.parametrize("job", [SOUND[0], spoilt(SOUND[0]), SOUND[1], spoilt(SOUND[1])])
 def test_one_contradiction_stops_it_for_good_and_loudly(job: Job) -> None:
     liar = Liar(right=10)
-    engine = Watched(liar, Portable(), repeat_every=1)
+    engine = Watched(liar, OpenSSL(), repeat_every=1)
     metrics = Metrics("0.1.0", engine.name)
     metrics.watch(engine)
-    truth = Portable().check([job])
+    truth = OpenSSL().check([job])
     with capture_logs() as journal:
         assert engine.check([job] * 10) == truth * 10
         assert "weighbridge_engine_stopped 0.0" in metrics.render().decode()
         assert engine.check([job] * 5) == truth * 5, "not even this answer is the liar's"
         assert engine.check([job] * 5) == truth * 5
     assert liar.asked == 15, "it is never asked again"
-    assert engine.name == "portable"
+    assert engine.name == "openssl"
     assert "weighbridge_engine_stopped 1.0" in metrics.render().decode()
     (event,) = journal
     assert (event["event"], event["log_level"]) == ("engine_stopped", "error")
-    assert (event["engine"], event["instead"], event["holds"]) == ("liar", "portable", truth[0])
+    assert (event["engine"], event["instead"], event["holds"]) == ("liar", "openssl", truth[0])
     assert event["signed_sha256"] == hashlib.sha256(job.signed).hexdigest()
 
 
@@ -294,14 +294,14 @@ async def test_what_a_stopped_engine_said_is_not_kept_and_is_examined_again(stor
     await import_devices(connection, read_lines([json.dumps(device.registration())]))
     await connection.close()
     records = [RawRecord("t", 0, at, NOW_MS, device.say(at + 1, n6=NOW_MS // 1_000)) for at in range(12)]
-    engine = Watched(Liar(right=6), Portable(), repeat_every=1)
+    engine = Watched(Liar(right=6), OpenSSL(), repeat_every=1)
     store = PostgresStore(store_database, lambda: Provenance("test", engine.name, Policy(), CATALOGUE.schemas))
     observer = Patient(len(records))
     examiner = Examiner(Policy(), CATALOGUE, engine)
     worker = Worker("t", MemoryLog({0: records}, 4), store, examiner, kill_nobody, observer, Limits())
     await asyncio.wait_for(worker.tend(0, observer.stopping), 60)
     kept = await fetch(store_database, "select kafka_offset, engine from weighbridge.message order by kafka_offset")
-    assert kept == [(at, "liar" if at < 4 else "portable") for at in range(12)]
+    assert kept == [(at, "liar" if at < 4 else "openssl") for at in range(12)]
     assert observer.errors == ["an engine was stopped: what it said is not kept, and will be examined again"]
 
 

@@ -12,7 +12,7 @@ from ingest.core.device import Algorithm
 from ingest.core.examine import Examiner
 from ingest.core.message import Refused
 from ingest.core.payload import load
-from ingest.core.signature import Engine, Job, Portable
+from ingest.core.signature import Engine, Job, OpenSSL
 from ingest.core.touchstone import ORDERS, SOUND
 from loadtest.duel import fight
 from loadtest.forgery import HASHED_BEYOND_N, Forger
@@ -54,12 +54,12 @@ def examined(engine: Engine) -> dict[str, str | None]:
 
 def test_fast_and_portable_say_the_same_of_the_golden_vectors(rival: Engine) -> None:
     answers = examined(rival)
-    assert answers == examined(Portable())
+    assert answers == examined(OpenSSL())
     assert {"bad_signature", None} < set(answers.values())
 
 
 def test_fast_and_portable_say_the_same_of_whatever_owners_of_keys_and_forgers_make(rival: Engine) -> None:
-    tried, found = fight(rival, Portable(), ATTEMPTS, seed=5)
+    tried, found = fight(rival, OpenSSL(), ATTEMPTS, seed=5)
     assert found is None, str(found)
     assert tried.total() == ATTEMPTS
 
@@ -148,14 +148,14 @@ def test_algorithms_may_be_mixed_and_what_is_no_signature_is_refused_among_them(
         ]
         jobs += [sound, bad[at % 5]]
         expected += [True, False]
-    assert rival.check(jobs) == Portable().check(jobs) == expected
+    assert rival.check(jobs) == OpenSSL().check(jobs) == expected
     assert rival.check([]) == []
 
 
 def test_a_signature_over_a_hash_beyond_the_order_holds(rival: Engine) -> None:
     assert int.from_bytes(hashlib.sha256(HASHED_BEYOND_N).digest(), "big") > ORDERS[Algorithm.P256]
     jobs = [Forger(seed).es256(HASHED_BEYOND_N) for seed in range(9)]
-    assert rival.check(jobs) == Portable().check(jobs) == [True] * 9
+    assert rival.check(jobs) == OpenSSL().check(jobs) == [True] * 9
 
 
 def unreduced(signed: bytes) -> bytes:
@@ -183,6 +183,6 @@ def test_without_its_fence_the_library_is_wrong_and_the_duel_finds_it(
     fast: Multibuffer, monkeypatch: pytest.MonkeyPatch, fence: str, instead: object, kind: str
 ) -> None:
     monkeypatch.setattr(f"ingest.adapters.multibuffer.{fence}", instead)
-    _, found = fight(fast, Portable(), ATTEMPTS, seed=5)
+    _, found = fight(fast, OpenSSL(), ATTEMPTS, seed=5)
     assert found is not None
     assert found.attempt.kind == kind

@@ -18,7 +18,7 @@ from ingest.core.message import Examined, RawRecord, Refused
 from ingest.core.outcome import span_of
 from ingest.core.payload import load
 from ingest.core.policy import Policy
-from ingest.core.signature import Portable
+from ingest.core.signature import OpenSSL
 from ingest.core.verdict import Refusal
 from ingest.decision import decide
 from ingest.ports import TroubleError
@@ -131,7 +131,7 @@ async def test_every_record_of_the_log_gets_its_verdict_whatever_it_holds(store_
     store = PostgresStore(store_database, lambda: Provenance("test", "none", POLICY, catalogue.schemas))
     observer = Untroubled(len(values))
     worker = Worker(
-        "t", MemoryLog({0: records}, 2), store, Examiner(POLICY, catalogue, Portable()), kill_nobody, observer
+        "t", MemoryLog({0: records}, 2), store, Examiner(POLICY, catalogue, OpenSSL()), kill_nobody, observer
     )
     await asyncio.wait_for(worker.tend(0, observer.stopping), 60)
     found = await fetch(store_database, "select kafka_offset, reason from weighbridge.verdict order by kafka_offset")

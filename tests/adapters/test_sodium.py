@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from ingest.adapters.sodium import SMALL_ORDER, Sodium
 from ingest.core.device import Algorithm
-from ingest.core.signature import Job, Portable
+from ingest.core.signature import Job, OpenSSL
 from ingest.core.touchstone import ORDERS, SOUND, find_fault
 from loadtest.duel import fight
 from loadtest.forgery import Forger
@@ -26,7 +26,7 @@ class Noting:
 
     def __init__(self) -> None:
         self.asked: list[Job] = []
-        self._engine = Portable()
+        self._engine = OpenSSL()
 
     def check(self, jobs: Sequence[Job]) -> list[bool]:
         self.asked += jobs
@@ -54,7 +54,7 @@ def test_an_r_that_is_the_identity_holds_for_who_has_the_key_and_for_nobody_else
     for at in range(8):
         job = own(encode((0, 1)), 0, bytes([at]) * length)
         bad = replace(job, signed=job.signed + b"!"), replace(job, signature=job.signature[:32] + bytes(32))
-        assert sodium.check([job, *bad]) == Portable().check([job, *bad]) == [True, False, False]
+        assert sodium.check([job, *bad]) == OpenSSL().check([job, *bad]) == [True, False, False]
         assert Sodium(noting).check([job, *bad]) == [True, False, False]
     assert len(noting.asked) == 24, "each once"
 
@@ -66,9 +66,9 @@ def test_with_each_r_of_small_order_that_fulfils_the_equation_both_say_yes(order
     met = [m for m in (bytes([n]) for n in range(256)) if -hashed(encode(r), public, m) % 8 == order]
     jobs = [own(encode(r), 0, signed, public) for signed in met]
     assert len(jobs) > 5
-    assert Sodium().check(jobs) == Portable().check(jobs) == [True] * len(jobs)
+    assert Sodium().check(jobs) == OpenSSL().check(jobs) == [True] * len(jobs)
     others = [own(encode(r), 0, bytes([n]), public) for n in range(256) if bytes([n]) not in met]
-    assert Sodium().check(others) == Portable().check(others) == [False] * len(others)
+    assert Sodium().check(others) == OpenSSL().check(others) == [False] * len(others)
 
 
 @pytest.mark.parametrize("order", range(8))
@@ -76,14 +76,14 @@ def test_an_r_to_which_a_point_of_small_order_is_added_does_not_hold(order: int)
     """Where both sides are multiplied by the cofactor, all would."""
     moved: Point = add(times(NONCE, B), TORSION[order])
     jobs, noting = [own(encode(moved), NONCE, bytes([n])) for n in range(16)], Noting()
-    assert Sodium(noting).check(jobs) == Portable().check(jobs) == [order == 0] * 16
+    assert Sodium(noting).check(jobs) == OpenSSL().check(jobs) == [order == 0] * 16
     assert not noting.asked
 
 
 def test_an_r_that_is_not_canonical_does_not_hold_and_is_not_asked_again() -> None:
     beyond = [(y | sign << 255).to_bytes(32, "little") for y in range(P, 2**255) for sign in (0, 1)]
     jobs, noting = [own(r, 0, b"m") for r in [*bad_encodings(), *beyond]], Noting()
-    assert Sodium(noting).check(jobs) == Portable().check(jobs) == [False] * len(jobs)
+    assert Sodium(noting).check(jobs) == OpenSSL().check(jobs) == [False] * len(jobs)
     assert not noting.asked
 
 
@@ -93,7 +93,7 @@ def test_an_s_of_the_order_and_more_does_not_hold() -> None:
     forms = [s + n * ORDERS[Algorithm.ED25519] for n in range((2**256 - 1 - s) // L + 1)]
     jobs = [replace(sound, signature=r + form.to_bytes(32, "little")) for form in forms]
     assert len(jobs) > 14
-    assert Sodium(noting).check(jobs) == Portable().check(jobs) == [True] + [False] * (len(jobs) - 1)
+    assert Sodium(noting).check(jobs) == OpenSSL().check(jobs) == [True] + [False] * (len(jobs) - 1)
     assert not noting.asked
 
 
@@ -125,19 +125,19 @@ def test_what_is_p256_is_for_the_reference() -> None:
 def test_a_key_of_another_length_is_none_though_libsodium_would_read_32_bytes_of_it() -> None:
     publics = [SOUND[0].public + b"\0", SOUND[0].public[:31], SOUND[0].public * 2, b""]
     jobs = [replace(SOUND[0], public=public) for public in publics]
-    assert Sodium().check(jobs) == Portable().check(jobs) == [False] * 4
+    assert Sodium().check(jobs) == OpenSSL().check(jobs) == [False] * 4
 
 
 @pytest.mark.parametrize("length", [0, 1, 64, 2**16, 2**23])
 def test_a_message_may_be_of_any_length(length: int) -> None:
     sound = own(encode(times(NONCE, B)), NONCE, bytes(length))
     jobs = [sound, replace(sound, signed=sound.signed + b"\0")]
-    assert Sodium().check(jobs) == Portable().check(jobs) == [True, False]
+    assert Sodium().check(jobs) == OpenSSL().check(jobs) == [True, False]
 
 
 def test_without_its_fence_the_self_test_and_the_duel_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingest.adapters.sodium.SMALL_ORDER", frozenset[bytes]())
     assert find_fault(Sodium()) == "it refuses a sound EdDSA signature"
-    _, found = fight(Sodium(), Portable(), 4_000, seed=5)
+    _, found = fight(Sodium(), OpenSSL(), 4_000, seed=5)
     assert found is not None
     assert found.attempt.kind == "EdDSA: R of low order"

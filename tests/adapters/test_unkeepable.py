@@ -17,7 +17,7 @@ from ingest.core.examine import Examiner
 from ingest.core.message import Examined, RawRecord, Reading
 from ingest.core.outcome import span_of
 from ingest.core.policy import Policy
-from ingest.core.signature import Portable
+from ingest.core.signature import OpenSSL
 from ingest.core.verdict import Verdict
 from ingest.decision import decide
 from ingest.ports import Lease, UnkeepableError
@@ -61,7 +61,7 @@ async def tend(database: str, values: Sequence[bytes], partition: int = 0) -> Un
     records = [RawRecord("t", partition, at, received_at_ms, value) for at, value in enumerate(values)]
     store = PostgresStore(database, lambda: Provenance("test", "portable", Policy(), CATALOGUE.schemas))
     listener = UntilOffset(len(values))
-    examiner = Examiner(Policy(), CATALOGUE, Portable())
+    examiner = Examiner(Policy(), CATALOGUE, OpenSSL())
     worker = Worker("t", MemoryLog({partition: records}, COUNT), store, examiner, kill_nobody, listener)
     await asyncio.wait_for(worker.tend(partition, listener.stopping), 120)
     return listener

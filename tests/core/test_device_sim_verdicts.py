@@ -18,7 +18,7 @@ from ingest.core.examine import Examiner
 from ingest.core.message import RawRecord
 from ingest.core.outcome import span_of
 from ingest.core.policy import Policy
-from ingest.core.signature import Portable
+from ingest.core.signature import OpenSSL
 from ingest.decision import decide
 from schemas import read_telemetry
 
@@ -48,7 +48,7 @@ def landed(sent: list[Send], *, late_partition_first: bool) -> Iterator[tuple[Ra
 
 
 async def weigh(store: MemoryStore, partition: int, records: list[RawRecord]) -> None:
-    examiner = Examiner(Policy(), payload.load(read_telemetry()), Portable())
+    examiner = Examiner(Policy(), payload.load(read_telemetry()), OpenSSL())
     async with store.take_over("t", partition) as lease:
         for first in range(0, len(records), BATCH):
             batch = records[first : first + BATCH]

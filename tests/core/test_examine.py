@@ -16,13 +16,13 @@ from ingest.core.examine import Examiner
 from ingest.core.message import Envelope, Examined, RawRecord, Reading, Refused, Unreadable, Verified
 from ingest.core.payload import load
 from ingest.core.policy import Policy
-from ingest.core.signature import Job, Portable
+from ingest.core.signature import Job, OpenSSL
 from ingest.core.verdict import Refusal
 from loadtest.mutation import RECEIVED_AT_MS, Specimen, Spoilt, open_workshop, spoil
 
 SEED = 20
 SHOP = open_workshop(SEED)
-EXAMINER = Examiner(Policy(), load(schemas.read_telemetry()), Portable())
+EXAMINER = Examiner(Policy(), load(schemas.read_telemetry()), OpenSSL())
 SPECIMEN = SHOP.specimens[0]
 SOUND = {specimen.content for specimen in SHOP.specimens}
 
@@ -190,7 +190,7 @@ class Counting:
 
     def check(self, jobs: Sequence[Job]) -> list[bool]:
         self.asked.append(len(jobs))
-        return Portable().check(jobs)
+        return OpenSSL().check(jobs)
 
 
 def test_a_batch_is_one_call_to_the_engine_and_only_for_what_names_a_key() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ingest.core.device import Algorithm, Key, KeyRing, KeyState, Sender
 from ingest.core.envelope import EXTERNAL_AAD
 from ingest.core.message import Envelope, RawRecord, Refused, Verified
-from ingest.core.signature import Job, Portable, verify
+from ingest.core.signature import Job, OpenSSL, verify
 from ingest.core.verdict import Refusal
 from tests.core import wycheproof
 
@@ -75,7 +75,7 @@ def es256(**changes: object) -> Envelope:
 
 
 def verify_one(one: Envelope, ring: KeyRing = RING) -> Verified | Refused:
-    (found,) = verify([one], ring, Portable())
+    (found,) = verify([one], ring, OpenSSL())
     return found
 
 
@@ -223,7 +223,7 @@ def test_a_batch_is_answered_in_order_and_one_bad_signature_spoils_nothing() -> 
         es256(kid=b"nobody's"),
         es256(alg=-9),
     ]
-    found = verify(batch, RING, Portable())
+    found = verify(batch, RING, OpenSSL())
     assert [each.envelope if isinstance(each, Verified) else each.reached for each in found] == batch
     assert [None if isinstance(each, Verified) else each.reason for each in found] == [
         None,
@@ -233,7 +233,7 @@ def test_a_batch_is_answered_in_order_and_one_bad_signature_spoils_nothing() -> 
         Refusal.UNKNOWN_KEY,
         None,
     ]
-    assert verify([], RING, Portable()) == []
+    assert verify([], RING, OpenSSL()) == []
 
 
 class _Short:
@@ -251,7 +251,7 @@ def test_an_engine_that_loses_count_is_our_own_fault_and_stops_us() -> None:
 
 
 def test_an_engine_keeps_no_more_keys_than_it_may() -> None:
-    engine = Portable(keys_max=2)
+    engine = OpenSSL(keys_max=2)
     jobs = []
     for pair in (ed25519_pair, p256_pair) * 3:
         public, sign = pair()
@@ -262,8 +262,8 @@ def test_an_engine_keeps_no_more_keys_than_it_may() -> None:
 
 
 def test_a_key_is_not_taken_for_one_of_the_other_algorithm() -> None:
-    assert Portable().check([Job(Algorithm.P256, ED_PUBLIC, SIGNED, ED_SIGN(SIGNED))]) == [False]
-    assert Portable().check([Job(Algorithm.ED25519, EC_PUBLIC, SIGNED, EC_SIGN(SIGNED))]) == [False]
+    assert OpenSSL().check([Job(Algorithm.P256, ED_PUBLIC, SIGNED, ED_SIGN(SIGNED))]) == [False]
+    assert OpenSSL().check([Job(Algorithm.ED25519, EC_PUBLIC, SIGNED, EC_SIGN(SIGNED))]) == [False]
 
 
 @settings(deadline=None)  # time is not what is tested
@@ -275,7 +275,7 @@ def test_an_engine_never_raises(algorithm: Algorithm, public: bytes, signed: byt
         Job(algorithm, own, signed, signature),
         Job(algorithm, own, signed, signature[:1] * 64),
     ]
-    assert Portable().check(jobs) == [False] * 3
+    assert OpenSSL().check(jobs) == [False] * 3
 
 
 @pytest.mark.parametrize("r", [0, 1, N - 1, N, N + 1, 2**256 - 1])
@@ -289,10 +289,10 @@ def test_the_portable_engine_agrees_with_the_public_ed25519_vectors(
     group: dict[str, Any], test: dict[str, Any]
 ) -> None:
     if job := wycheproof.job_of("EdDSA", group, test):
-        assert Portable().check([job]) == [test["result"] == "valid"], test["comment"]
+        assert OpenSSL().check([job]) == [test["result"] == "valid"], test["comment"]
 
 
 @pytest.mark.parametrize(("group", "test"), wycheproof.cases("ES256"))
 def test_the_portable_engine_agrees_with_the_public_p256_vectors(group: dict[str, Any], test: dict[str, Any]) -> None:
     if job := wycheproof.job_of("ES256", group, test):
-        assert Portable().check([job]) == [test["result"] == "valid"], test["comment"]
+        assert OpenSSL().check([job]) == [test["result"] == "valid"], test["comment"]

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from ingest.core.signature import Portable
+from ingest.core.signature import OpenSSL
 from ingest.core.touchstone import IDENTITY_R, MIXED_R, SOUND
 from tests.core.curve import LOW_ORDER, TORSION, B, L, Point, add, encode, times
 
@@ -27,6 +27,6 @@ def test_those_of_the_owner_of_the_published_key_follow_from_it() -> None:
 
 
 def test_without_the_cofactor_the_one_holds_and_the_other_does_not() -> None:
-    assert Portable().check([IDENTITY_R, MIXED_R]) == [True, False]
+    assert OpenSSL().check([IDENTITY_R, MIXED_R]) == [True, False]
     assert IDENTITY_R.signature[:32] in LOW_ORDER
     assert MIXED_R.signature[:32] not in LOW_ORDER

@@ -12,7 +12,7 @@ from ingest.core.judge import Past, judge
 from ingest.core.message import Envelope, Examined, Reading, Refused, Verified
 from ingest.core.outcome import span_of
 from ingest.core.payload import load
-from ingest.core.signature import Portable
+from ingest.core.signature import OpenSSL
 from ingest.core.verdict import Hold, Refusal, Verdict
 from tests.core.vectors import FOLDER, Vector, load_vectors
 
@@ -35,7 +35,7 @@ UNPROVEN = frozenset(
 
 
 def examined(vector: Vector) -> Examined:
-    examiner = Examiner(vector.rules(), CATALOGUE, Portable())
+    examiner = Examiner(vector.rules(), CATALOGUE, OpenSSL())
     (message,) = examiner.read([vector.record()])
     device_id = message.device_id if isinstance(message, Envelope) else None
     (found,) = examiner.examine([message], VECTORS.ring(device_id))

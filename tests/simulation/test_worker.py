@@ -15,7 +15,7 @@ from ingest.core.examine import Examiner
 from ingest.core.message import Envelope, Examined, RawRecord, Refused
 from ingest.core.outcome import Outcome
 from ingest.core.policy import Policy
-from ingest.core.signature import Job, Portable
+from ingest.core.signature import Job, OpenSSL
 from ingest.metrics import STUCK_S_MAX, Metrics
 from ingest.ports import TroubleError
 from ingest.worker import STEP_BYTES_MAX, STEP_MESSAGES_MAX, TRIALS_AT_ONCE, Limits, Worker, _steps
@@ -83,7 +83,7 @@ class Turns:
     def __init__(self) -> None:
         self.others = 0
         self.noted: list[int] = []
-        self._engine = Portable()
+        self._engine = OpenSSL()
 
     def check(self, jobs: Sequence[Job]) -> list[bool]:
         self.noted.append(self.others)

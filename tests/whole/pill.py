@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ingest.core.signature import Job, Portable
+from ingest.core.signature import Job, OpenSSL
 
 HANGING = "hanging"
 
@@ -59,7 +59,7 @@ class Frail:
     name = "frail"
 
     def __init__(self) -> None:
-        self._sound = Portable()
+        self._sound = OpenSSL()
 
     def check(self, jobs: Sequence[Job]) -> list[bool]:
         """Take each pill that is among them; say of each job whether its signature holds."""

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from ingest.__main__ import main
 from ingest.config import EngineChoice
 from ingest.core.device import Algorithm
-from ingest.core.signature import Portable
+from ingest.core.signature import OpenSSL
 from ingest.core.verdict import Verdict
 from loadtest.chaos.stage import Servers
 from loadtest.compare import naive, trial
@@ -47,7 +47,7 @@ async def test_naive_product_and_bound_are_compared_on_the_same_messages(pair: S
 @pytest.mark.real
 async def test_costs_are_those_of_the_verdicts_that_were_meant(pair: Servers, tmp_path: Path) -> None:
     wish = Wish(messages=60, batch=20, rounds=1, reasons=REASONS)
-    report = await measure(pair, wish, Portable(), tmp_path)
+    report = await measure(pair, wish, OpenSSL(), tmp_path)
     assert {str(row.reason or row.verdict) for row in report.rows} == {*REASONS, "accepted"}
     assert report.rows[0].verdict is Verdict.ACCEPTED
     assert all(row.worker_us > 0 for row in report.rows)
