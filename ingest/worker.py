@@ -76,7 +76,7 @@ class Worker(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     benches: asyncio.Semaphore = msgspec.field(default_factory=lambda: asyncio.Semaphore(BATCHES_AT_ONCE))
     trials: asyncio.Semaphore = msgspec.field(default_factory=lambda: asyncio.Semaphore(TRIALS_AT_ONCE))
-    examining: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)  # in turn: taking turns, all would end late
+    examining: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)  # one by one; side by side all would end late
 
     async def tend(self, partition: int, stopping: asyncio.Event) -> None:
         """Own one partition until told to stop; through any trouble, with a bounded back-off and jitter."""

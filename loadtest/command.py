@@ -36,7 +36,7 @@ from loadtest.rig.scenario import SCENARIOS
 ROUNDS = 5
 MESSAGES = {1: 100_000, 10: 20_000, 50: 6_000}  # by samples in each: some seconds of the fastest
 FEW = {1: 10_000, 10: 3_000, 50: 1_000}  # some seconds of the slowest
-QUICK_MESSAGES, QUICK_FEW = 32_000, 4_000
+QUICK_MESSAGES, QUICK_FEW = 30_000, 4_000
 FLEETS = (5_000, 100_000)  # of the second, each message that is compared comes from another device
 
 REASONS = [str(case.reason or case.verdict) for case in CASES]

@@ -84,10 +84,9 @@ def samples(accepted: Iterable[Accepted]) -> dict[str, list[Row]]:
         verified = reading.verified
         envelope = verified.envelope
         device_no, epoch, seq = verified.sender.device_no, envelope.epoch, envelope.seq
-        issued_at, sample_no = microseconds(envelope.issued_at_s), 0
-        for sample in reading.samples:
+        issued_at = microseconds(envelope.issued_at_s)
+        for sample_no, sample in enumerate(reading.samples):
             rows[sample.kind].append((device_no, epoch, seq, sample_no, issued_at, *sample.values))
-            sample_no += 1  # noqa: SIM113 (enumerate costs as much as the row when there is one sample)
     return rows
 
 
