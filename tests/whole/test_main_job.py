@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import schemas
 from deploy import embedded
 from ingest.core.policy import Policy
-from tests.whole.house import House, free_ports_in_a_row, open_house
+from tests.whole.house import House, free_ports_in_a_row, open_house, wait_for
 
 pytestmark = pytest.mark.real
 
@@ -73,7 +74,7 @@ def job(servers: embedded.Addresses, tmp_path_factory: pytest.TempPathFactory) -
             house.call("devices", "import", registry)
             house.call(*FLEET, "--no-enrol", "--count", str(MESSAGES), "--truth", truth)
             house.wait_consumed(MESSAGES)
-            health = [json.loads(_get(port + n, "healthz")) for n in range(PROCESSES)]
+            health = [_healthy(port + n) for n in range(PROCESSES)]
             metrics = [_get(port + n, "metrics") for n in range(PROCESSES)]
             status = worker.stop()
         checked = json.loads(house.call("check", "--truth", truth, "--json").splitlines()[-1])
@@ -83,6 +84,22 @@ def job(servers: embedded.Addresses, tmp_path_factory: pytest.TempPathFactory) -
             {(record.partition, record.offset): record for record in house.records()},
             {(row["partition"], row["kafka_offset"]): row for row in house.query("select * from weighbridge.message")},
         )  # fmt: skip
+
+
+def _healthy(port: int) -> dict[str, Any]:
+    """Wait until it says so: the last rebalance may still be going on, with partitions assigned but not taken over."""
+    said: dict[str, Any] = {}
+
+    def asked() -> bool:
+        try:
+            said.update(json.loads(_get(port, "healthz")))
+        except urllib.error.HTTPError as error:
+            with error:
+                said.update(json.load(error))
+        return bool(said["healthy"])
+
+    wait_for(asked, lambda: f"port {port}: {said}")
+    return said
 
 
 def _get(port: int, path: str) -> str:
