@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from ingest.core.judge import Past, accountable, blamed, judge, suspects, unasked
+from ingest.core.judge import Past, accountable, judge, relapsed, suspects, unasked
 from ingest.core.message import Examined
 from ingest.core.outcome import Outcome, Span
 from ingest.core.policy import Policy
@@ -17,7 +17,7 @@ async def decide(transaction: Transaction, examined: Sequence[Examined], policy:
     devices = await transaction.recall(senders)
     priors = await transaction.priors(suspects(examined, devices))
     shares = await transaction.shares({one.sender.tenant_no for one in senders})
-    past = Past(devices, priors, await transaction.known(blamed(examined)), shares=shares)
+    past = Past(devices, priors, await transaction.known(relapsed(examined, devices)), shares=shares)
     outcome = judge(examined, past, policy, span)
     while cohorts := unasked(outcome, past):
         past = replace(past, trips={**past.trips, **await transaction.trips(cohorts)})

@@ -36,7 +36,7 @@ from loadtest.rig.scenario import SCENARIOS
 ROUNDS = 5
 MESSAGES = {1: 100_000, 10: 20_000, 50: 6_000}  # by samples in each: some seconds of the fastest
 FEW = {1: 10_000, 10: 3_000, 50: 1_000}  # some seconds of the slowest
-QUICK_MESSAGES, QUICK_FEW = 30_000, 4_000
+QUICK_MESSAGES, QUICK_FEW, QUICK_FEWER = 60_000, 4_000, {EngineChoice.PORTABLE: 20_000}
 FLEETS = (5_000, 100_000)  # of the second, each message that is compared comes from another device
 
 REASONS = [str(case.reason or case.verdict) for case in CASES]
@@ -118,12 +118,13 @@ async def _measure(wish: Wish, engine: Engine, cache: Path, state: Path) -> Repo
 
 
 def _quick(rounds: int) -> list[Course]:
-    return [Course(Order(FLEETS[0], QUICK_MESSAGES, algorithm=one), QUICK_FEW, rounds) for one in Algorithm]
+    orders = [Order(FLEETS[0], QUICK_MESSAGES, algorithm=one) for one in Algorithm]
+    return [Course(order, QUICK_FEW, rounds, QUICK_FEWER) for order in orders]
 
 
 def _full(rounds: int) -> list[Course]:
     return [
-        Course(Order(devices, MESSAGES[samples], samples, algorithm), FEW[samples], rounds, (CORES, 1))
+        Course(Order(devices, MESSAGES[samples], samples, algorithm), FEW[samples], rounds, processes=(CORES, 1))
         for devices in FLEETS
         for samples in MESSAGES
         for algorithm in Algorithm

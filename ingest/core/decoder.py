@@ -35,6 +35,10 @@ class BodyError(Exception):
         self.reason = reason
         self.detail = detail
 
+    def locate(self, number: int) -> None:
+        """Add to the detail in which sample it is."""
+        self.detail = f"sample {number}: {self.detail}"
+
 
 def invalid(detail: str) -> BodyError:
     """Say that the bytes are no value of the schema."""

@@ -91,7 +91,7 @@ class Device(msgspec.Struct, frozen=True, gc=False):
     ledgers: dict[int, Ledger]  # by epoch: the numbers accepted
     held_bytes: int = 0  # of the messages that wait, as many as are kept
     suspicion: int = 0  # as of suspicion_at_ms, by the broker's clock
-    suspicion_at_ms: int = 0
+    suspicion_at_ms: int = 0  # when it was last accused; 0: never
     software: str = ""  # of its highest accepted message
     clock_off_since_ms: int | None = None  # by the broker's clock; None: its highest accepted message was well timed
     rolled: bytes = (

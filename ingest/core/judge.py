@@ -73,9 +73,14 @@ def accountable(examined: Iterable[Examined]) -> list[Verified]:
 
 
 def blamed(examined: Iterable[Examined]) -> list[Verified]:
-    """Pick the refused messages that speak against their devices, unless the same content did before."""
+    """Pick the refused messages that speak against their devices, unless the same content did before (`relapsed`)."""
     refused = [m for m in examined if type(m) is Refused]
     return [m.reached for m in refused if type(m.reached) is Verified and m.reason in CONTENT]
+
+
+def relapsed(examined: Iterable[Examined], devices: Mapping[int, Device]) -> list[Verified]:
+    """Pick the blamed messages of devices that were accused before: only of these may the same content have been."""
+    return [one for one in blamed(examined) if devices[one.sender.device_no].suspicion_at_ms]
 
 
 def suspects(examined: Iterable[Examined], devices: Mapping[int, Device]) -> list[Suspect]:

@@ -108,7 +108,8 @@ def _read_alone(payload: bytes, alone: Alone) -> tuple[Sample]:
     try:
         values, at = alone.read(payload, ALONE_BYTES)
     except BodyError as error:
-        raise _in_sample(0, error) from None
+        error.locate(0)
+        raise
     if payload[at:] != END:
         _explain_end(payload, at)
     return (Sample(alone.kind, values),)
@@ -138,14 +139,11 @@ def _read_samples(payload: bytes, known: Known, samples_max: int) -> tuple[Sampl
             values, at = read(payload, at)
             samples.append(Sample(kind, values))
     except BodyError as error:
-        raise _in_sample(len(samples), error) from None
+        error.locate(len(samples))
+        raise
     if payload[at:] != END:
         _explain_end(payload, at)
     return tuple(samples)
-
-
-def _in_sample(number: int, error: BodyError) -> BodyError:
-    return BodyError(error.reason, f"sample {number}: {error.detail}")
 
 
 def _explain_end(payload: bytes, at: int) -> NoReturn:

@@ -55,11 +55,11 @@ class Work(msgspec.Struct, frozen=True):
     payloads: list[bytes]
 
 
-def prepare(ground: Ground, messages: int) -> Work:
+def prepare(first: Ground) -> Work:
     """Take the first messages apart."""
-    with ground.corpus.registrations.open(encoding="utf-8") as lines:
-        keys = {entry.device_id: entry for entry in read_lines(itertools.islice(lines, messages))}
-    read = [_read(value) for value in ground.corpus.values(0, messages)]
+    with first.corpus.registrations.open(encoding="utf-8") as lines:
+        keys = {entry.device_id: entry for entry in read_lines(itertools.islice(lines, first.messages))}
+    read = [_read(value) for value in first.corpus.values(0, first.messages)]
     jobs = [Job((key := keys[one.device_id]).algorithm, key.public, one.signed, one.signature) for one in read]
     return Work(jobs, [one.payload for one in read])
 
@@ -88,29 +88,29 @@ def decode(payloads: Sequence[bytes]) -> float:
     return (time.process_time_ns() - began_ns) / 1e3 / len(payloads)
 
 
-async def fetch(ground: Ground, messages: int) -> float:
-    """Fetch so many, and do nothing with them; returns µs for each, the broker's included."""
+async def fetch(first: Ground) -> float:
+    """Fetch the first messages, and do nothing with them; returns µs for each, the broker's included."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=ground.servers.kafka, enable_auto_commit=False, auto_offset_reset="earliest"
+        bootstrap_servers=first.servers.kafka, enable_auto_commit=False, auto_offset_reset="earliest"
     )
     await consumer.start()
     try:
-        consumer.assign([TopicPartition(ground.topic, partition) for partition in range(PARTITIONS)])
+        consumer.assign([TopicPartition(first.topic, partition) for partition in range(PARTITIONS)])
 
         async def all_of_them() -> None:
             taken = 0
-            while taken < messages:
+            while taken < first.messages:
                 found = await consumer.getmany(timeout_ms=1_000, max_records=BATCH)
                 taken += sum(len(records) for records in found.values())
 
-        return await _us(ground, all_of_them) / messages
+        return await _us(first, all_of_them) / first.messages
     finally:
         await consumer.stop()
 
 
-async def copy(ground: Ground, connection: Connection, messages: int) -> float:
-    """Write the rows once more that the product has written, batch by batch; returns µs for each message."""
-    tables = await _stored(connection, messages)
+async def copy(first: Ground, connection: Connection) -> float:
+    """Write as many rows once more as the product has written, batch by batch; returns µs for each message."""
+    tables = await _stored(connection, first.messages)
     count = len(tables[0][2])
     await connection.execute(f"truncate {', '.join(f'store.{name}' for name, _, _ in tables)}")
     batches = list(zip(*(_slices(table, count) for table in tables), strict=True))
@@ -121,7 +121,7 @@ async def copy(ground: Ground, connection: Connection, messages: int) -> float:
                 for name, columns, records in batch:
                     await connection.copy_records_to_table(name, records=records, columns=columns, schema_name="store")
 
-    return await _us(ground, all_of_them) / count
+    return await _us(first, all_of_them) / count
 
 
 def _slices(table: Table, messages: int) -> Iterator[Table]:
@@ -142,8 +142,8 @@ async def _us(ground: Ground, work: Callable[[], Awaitable[None]]) -> float:
 
 
 async def _stored(connection: Connection, messages: int) -> list[Table]:
-    """Read back the rows of the first messages and of their samples."""
-    first = f"select * from store.message order by partition, kafka_offset limit {messages:d}"  # noqa: S608 (a number)
+    """Read back the rows of the first messages, as many of each partition, and of their samples."""
+    first = f"select device_no, epoch, seq from store.message where kafka_offset < {messages // PARTITIONS:d}"  # noqa: S608 (a number)
     tables: list[tuple[str, tuple[str, ...]]] = [("message", rows.MESSAGE)]
     tables += [(table_of(kind), rows.SAMPLE + own) for kind, own in columns_of(load(read_telemetry()).schemas).items()]
     found = []

@@ -35,6 +35,7 @@ class Ground(msgspec.Struct, frozen=True):
     topic: str
     template: str
     settings: Mapping[str, str] = MappingProxyType({})  # of the workers, by the names of their variables
+    messages: int = 0  # so many of the corpus were in the topic from the start
 
     @contextlib.asynccontextmanager
     async def database(self, name: str) -> AsyncIterator[str]:
@@ -100,13 +101,13 @@ async def sign(order: Order, cache: Path) -> Corpus:
     return await asyncio.to_thread(provide, order, cache, tell)
 
 
-async def lay(servers: Servers, corpus: Corpus, template: str) -> Ground:
-    """Fill a topic with the corpus."""
+async def lay(servers: Servers, corpus: Corpus, template: str, messages: int) -> Ground:
+    """Fill a topic with the first messages of the corpus."""
     await make_topic(servers.kafka, ALERTS, 1)
-    topic = f"compare.{corpus.order.digest()}"
+    topic = f"compare.{corpus.order.digest()}.{messages}"
     await prepare_topic(servers.kafka, topic, PARTITIONS)
-    await fill(servers.kafka, topic, corpus, len(corpus))
-    return Ground(servers, corpus, topic, template)
+    await fill(servers.kafka, topic, corpus, messages)
+    return Ground(servers, corpus, topic, template, messages=messages)
 
 
 async def enrol(servers: Servers, corpus: Corpus, template: str) -> None:
@@ -128,14 +129,6 @@ async def copy_database(servers: Servers, name: str, template: str) -> None:
     """Make a database that is like the template."""
     async with connected(servers.database("postgres")) as server:
         await server.execute(f'create database "{name}" template "{template}" strategy file_copy', timeout=PATIENCE_S)
-
-
-async def lay_first(ground: Ground, messages: int) -> str:
-    """Fill another topic with the first messages of the corpus; returns its name."""
-    topic = f"{ground.topic}.{messages}"
-    await prepare_topic(ground.servers.kafka, topic, PARTITIONS)
-    await fill(ground.servers.kafka, topic, ground.corpus, messages)
-    return topic
 
 
 async def fill(kafka: str, topic: str, corpus: Corpus, messages: int) -> None:

@@ -64,11 +64,11 @@ async def drain(ground: Ground, database: str, processes: int, engine: str) -> D
         async with standing_by(ground, database, processes, engine) as (process, begin):
             before = times(family(process.pid)), *ground.server_times()
             await begin()
-            await _until_taken(connection, len(ground.corpus), process)
+            await _until_taken(connection, ground.messages, process)
             after = times(family(process.pid)), *ground.server_times()
-        seconds = await _judge(connection, len(ground.corpus), journal)
-    used = [used_s(*pair) * 1e6 / len(ground.corpus) for pair in zip(before, after, strict=True)]
-    return Drained(len(ground.corpus), seconds, Cpu(worker=used[0], kafka=used[1], postgres=used[2]))
+        seconds = await _judge(connection, ground.messages, journal)
+    used = [used_s(*pair) * 1e6 / ground.messages for pair in zip(before, after, strict=True)]
+    return Drained(ground.messages, seconds, Cpu(worker=used[0], kafka=used[1], postgres=used[2]))
 
 
 @contextlib.asynccontextmanager

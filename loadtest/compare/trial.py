@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
@@ -19,9 +20,9 @@ from ingest.core.device import Algorithm
 from ingest.core.signature import Engine
 from loadtest.chaos.stage import Servers
 from loadtest.compare import bound, naive
-from loadtest.compare.bound import Parts
+from loadtest.compare.bound import Parts, Work
 from loadtest.compare.cpu import CORES
-from loadtest.compare.ground import Ground, connected, enrol, lay, lay_first, sign
+from loadtest.compare.ground import Ground, connected, enrol, lay, sign
 from loadtest.compare.product import Cpu, Drained, WrongError, drain
 from loadtest.corpus import Corpus, Order
 
@@ -41,6 +42,7 @@ class Course(msgspec.Struct, frozen=True):
     order: Order
     few: int  # for the naive consumer and the parts: the first so many
     rounds: int
+    fewer: Mapping[EngineChoice, int] = MappingProxyType({})  # for an engine that would take too long over all of them
     processes: tuple[int, ...] = (CORES,)  # of workers; the first is what the product's rate is
 
 
@@ -78,10 +80,9 @@ async def compare(servers: Servers, courses: Sequence[Course], cache: Path) -> l
     rows: list[Row] = []
     enrolled: dict[str, str] = {}
     for course in courses:
-        ground = await _lay(servers, await sign(course.order, cache), enrolled)
-        first = await lay_first(ground, course.few)
+        ground = await _lay(servers, course, await sign(course.order, cache), enrolled)
         say(f"comparing with {course.order}")
-        rounds = [await _round(ground, first, course, engines) for _ in range(course.rounds)]
+        rounds = [await _round(ground, course, engines) for _ in range(course.rounds)]
         rows += [_row(course, engine, rounds) for engine in engines]
         rows += [absent(course, engine, why, rounds) for engine, why in missing.items()]
     return rows
@@ -98,29 +99,40 @@ def _engines() -> tuple[dict[EngineChoice, Engine], dict[EngineChoice, str]]:
     return found, missing
 
 
-async def _lay(servers: Servers, corpus: Corpus, enrolled: dict[str, str]) -> Ground:
-    """Fill the topic, and enrol the fleet unless an earlier course has."""
+class _Grounds(msgspec.Struct, frozen=True):
+    """Where each has its turn, and what the parts are tried with."""
+
+    first: Ground  # of the naive consumer
+    of: Mapping[EngineChoice, Ground]
+    work: Work
+
+
+async def _lay(servers: Servers, course: Course, corpus: Corpus, enrolled: dict[str, str]) -> _Grounds:
+    """Fill the topics, and enrol the fleet unless an earlier course has."""
     fleet = str(corpus.order.fleet)
     if fleet not in enrolled:
         template = f"fleet_{len(enrolled)}"
         say(f"enrolling {corpus.order.devices:,} devices")
         await enrol(servers, corpus, template)
         enrolled[fleet] = template
-    return await lay(servers, corpus, enrolled[fleet])
+    shares = {choice: course.fewer.get(choice, len(corpus)) for choice in ENGINES}
+    found = {many: await lay(servers, corpus, enrolled[fleet], many) for many in {course.few, *shares.values()}}
+    first = found[course.few]
+    return _Grounds(first, {choice: found[many] for choice, many in shares.items()}, bound.prepare(first))
 
 
-async def _round(ground: Ground, first: str, course: Course, engines: Mapping[EngineChoice, Engine]) -> Round:
+async def _round(grounds: _Grounds, course: Course, engines: Mapping[EngineChoice, Engine]) -> Round:
     """Let each have its turn."""
-    slow = await _naive(ground, first, course)
-    work = bound.prepare(ground, course.few)
-    fetched, decoded, copied = await bound.fetch(ground, course.few), bound.decode(work.payloads), 0.0
+    first, work = grounds.first, grounds.work
+    slow = await _naive(first, course)
+    fetched, decoded, copied = await bound.fetch(first), bound.decode(work.payloads), 0.0
     drained: dict[EngineChoice, list[Drained]] = {choice: [] for choice in engines}
     for choice, processes in itertools.product(engines, course.processes):
-        async with ground.database(f"compare_{time.monotonic_ns()}") as database:
-            drained[choice].append(await drain(ground, database, processes, choice))
+        async with first.database(f"compare_{time.monotonic_ns()}") as database:
+            drained[choice].append(await drain(grounds.of[choice], database, processes, choice))
             if not copied:
                 async with connected(database) as connection:
-                    copied = await bound.copy(ground, connection, course.few)
+                    copied = await bound.copy(first, connection)
     parts = {
         choice: Parts(fetched, bound.verify(engine, work.jobs), decoded, copied) for choice, engine in engines.items()
     }
@@ -128,15 +140,15 @@ async def _round(ground: Ground, first: str, course: Course, engines: Mapping[En
     return Round(slow, drained, parts)
 
 
-async def _naive(ground: Ground, first: str, course: Course) -> naive.Done:
+async def _naive(first: Ground, course: Course) -> naive.Done:
     """Let the naive consumer have the first messages."""
-    servers, name = ground.servers, f"naive_{time.monotonic_ns()}"
+    servers, name = first.servers, f"naive_{time.monotonic_ns()}"
     database = await servers.make_database(name)
     try:
         async with connected(database) as connection:
             await connection.execute(naive.TABLE)
-        devices, registrations = min(course.few, course.order.devices), str(ground.corpus.registrations)
-        wish = naive.Wish(servers.kafka, database, first, name, course.few, registrations, devices)
+        devices, registrations = min(course.few, course.order.devices), str(first.corpus.registrations)
+        wish = naive.Wish(servers.kafka, database, first.topic, name, course.few, registrations, devices)
         done = await _consume(wish)
         async with connected(database) as connection:
             stored = await connection.fetchval("select count(*) from reading")

@@ -44,6 +44,14 @@ async def test_where_one_is_enough_a_decision_takes_effect_at_once(connection: C
     assert await acts(connection) == [("ada", "standing", "d-1")]
 
 
+async def test_a_release_forgives_and_does_not_forget_when_a_device_was_accused(connection: Connection) -> None:
+    """By that the store is asked whether the same content has spoken against it before."""
+    await connection.execute("update store.device_state set suspicion_at = $1", accused_at := 1_700_000_000_000_000)
+    await rule(connection, RELEASE, ADA, 1)
+    (row,) = await connection.fetch("select suspicion, suspicion_at from store.device_state")
+    assert tuple(row) == (0, accused_at)
+
+
 async def test_what_one_proposes_changes_nothing_until_another_approves_it(connection: Connection) -> None:
     assert await rule(connection, RELEASE, ADA, 2) == Proposal(RELEASE, 1)
     assert await standing(connection) == "quarantined"

@@ -138,10 +138,14 @@ REGISTERED_KIDS = """
 
 # Recall --------------------------------------------------------------------------------------------------------------
 
+# Lists that every batch has come as text: of an array's type the driver asks on each connection anew (5 ms of the
+# server), and of each of its elements whether it is a collection. In a query of its own, a list is read once, not once
+# for each row.
 RECALL = """
     select device_no, standing, key_version, epoch, held, held_bytes, boots, seen::text, seen_floor, lowest, highest,
            accepted, suspicion, suspicion_at, software, clock_off_since, rate_milli, rate_at, rolled
-    from store.device_state where device_no = any($1) order by device_no for no key update"""
+    from store.device_state where device_no = any((select $1::text::bigint[])::bigint[])
+    order by device_no for no key update"""
 
 RECALL_CLOSED = """
     select device_no, epoch, seen::text, seen_floor, lowest, highest, accepted
@@ -203,7 +207,7 @@ COHORT_DEVICES = """
 
 SHARES = """
     select tenant_no, rate_milli, rate_at from store.share
-    where topic_no = $1 and partition = $2 and tenant_no = any($3)"""
+    where topic_no = $1 and partition = $2 and tenant_no = any((select $3::text::integer[])::integer[])"""
 
 # Commit --------------------------------------------------------------------------------------------------------------
 
@@ -233,7 +237,8 @@ UPDATE_CLOSED = """
 
 UPDATE_SHARES = """
     insert into store.share (topic_no, partition, tenant_no, rate_milli, rate_at)
-    select $1, $2, * from unnest($3::integer[], $4::bigint[], $5::timestamptz[])
+    select $1, $2, tenant_no, rate_milli, to_timestamp(rate_at_ms / 1000.0)
+    from unnest($3::text::integer[], $4::text::bigint[], $5::text::bigint[]) u (tenant_no, rate_milli, rate_at_ms)
     on conflict (topic_no, partition, tenant_no)
     do update set rate_milli = excluded.rate_milli, rate_at = excluded.rate_at"""
 

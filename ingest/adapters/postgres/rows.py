@@ -167,11 +167,11 @@ def devices(changed: Sequence[Device]) -> list[Row]:
     ]  # fmt: skip
 
 
-def shares(charged: Shares) -> list[list[int]]:
+def shares(charged: Shares) -> list[str]:
     """Give the columns for UPDATE_SHARES, by tenant."""
     buckets = [charged[no] for no in sorted(charged)]
-    levels, times = [bucket.level_milli for bucket in buckets], [bucket.at_ms * 1000 for bucket in buckets]
-    return [sorted(charged), levels, times]
+    levels, times = [bucket.level_milli for bucket in buckets], [bucket.at_ms for bucket in buckets]
+    return [listed(sorted(charged)), listed(levels), listed(times)]
 
 
 def closed(changed: Sequence[Device]) -> list[list[Any]]:
@@ -192,6 +192,11 @@ def closed(changed: Sequence[Device]) -> list[list[Any]]:
         [ledger.highest for ledger in ledgers],
         [ledger.accepted for ledger in ledgers],
     ]
+
+
+def listed(numbers: Iterable[int]) -> str:
+    """Write numbers as PostgreSQL's text form of an array: {1,5,7}."""
+    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def multirange(ranges: Sequence[int]) -> str:

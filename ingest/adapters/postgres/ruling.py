@@ -25,8 +25,7 @@ _LOCK_STANDING = """
     where d.device_id = $1 for no key update of s"""
 
 _SET_STANDING = """
-    update store.device_state set standing = $2, suspicion = 0, suspicion_at = 'epoch', rolled = '',
-        key_version = key_version + 1
+    update store.device_state set standing = $2, suspicion = 0, rolled = '', key_version = key_version + 1
     where device_no = $1"""
 
 _PARDON = """

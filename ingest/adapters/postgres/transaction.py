@@ -61,7 +61,7 @@ class PostgresTransaction:
         return devices
 
     async def _lock(self, device_nos: AbstractSet[int]) -> dict[int, Device]:
-        found = await self._connection.fetch(queries.RECALL, sorted(device_nos))
+        found = await self._connection.fetch(queries.RECALL, rows.listed(sorted(device_nos)))
         return {row["device_no"]: _device(row) for row in found}
 
     async def _add_closed(self, devices: Mapping[int, Device], device_nos: AbstractSet[int]) -> None:
@@ -115,7 +115,7 @@ class PostgresTransaction:
         if not tenants:
             return {}
         where = self.stamp.topic_no, self.stamp.partition
-        found = await self._connection.fetch(queries.SHARES, *where, sorted({*tenants, FLEET}))
+        found = await self._connection.fetch(queries.SHARES, *where, rows.listed(sorted({*tenants, FLEET})))
         return {row["tenant_no"]: _bucket(row) for row in found}
 
     async def commit(self, outcome: Outcome) -> None:
