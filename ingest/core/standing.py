@@ -14,6 +14,10 @@ from ingest.core.verdict import Evidence, Refusal
 
 CONTENT = {Refusal.INVALID_PAYLOAD: Evidence.INVALID_CONTENT, Refusal.OUT_OF_RANGE: Evidence.IMPLAUSIBLE}
 
+# Named here, for an enum takes longer to find a member than all else does.
+_TRUSTED, _WATCHED = Standing.TRUSTED, Standing.WATCHED
+_QUARANTINED, _REVOKED = Standing.QUARANTINED, Standing.REVOKED
+
 SUSPICION_MAX = 10**9  # a row's integer holds it
 
 Cohort = tuple[int, str]  # tenant_no and software version: what an update that went wrong would strike at once
@@ -59,27 +63,27 @@ def accuse(
     now_ms, weight = verified.record.received_at_ms, policy.weight_of(evidence)
     suspicion = min(calm(device, now_ms, policy) + weight, SUSPICION_MAX)
     due = _due(device.standing, suspicion, policy)
-    falls = due is Standing.QUARANTINED and device.standing is not due
+    falls = due is _QUARANTINED and device.standing is not due
     spared = falls and trips is not None and trips.overfull(now_ms, policy)
-    after = Standing.WATCHED if spared else due
+    after = _WATCHED if spared else due
     accused = msgspec.structs.replace(device, standing=after, suspicion=suspicion, suspicion_at_ms=now_ms)
     return accused, Accusation(verified, evidence, weight, device.standing, after, spared)
 
 
 def _due(standing: Standing, suspicion: int, policy: Policy) -> Standing:
     """Say what so much suspicion makes of a device. Only a person lets one out of quarantine."""
-    if standing in (Standing.QUARANTINED, Standing.REVOKED):
+    if standing is _QUARANTINED or standing is _REVOKED:
         return standing
     if suspicion >= policy.quarantined_from:
-        return Standing.QUARANTINED
+        return _QUARANTINED
     if suspicion >= policy.watched_from:
-        return Standing.WATCHED
-    return Standing.TRUSTED if standing is Standing.WATCHED else standing
+        return _WATCHED
+    return _TRUSTED if standing is _WATCHED else standing
 
 
 def quarantines(accusations: Iterable[Accusation]) -> list[Accusation]:
     """Pick the accusations that put their device into quarantine."""
-    return [a for a in accusations if a.after is Standing.QUARANTINED and a.before is not a.after]
+    return [a for a in accusations if a.after is _QUARANTINED and a.before is not a.after]
 
 
 def calm(device: Device, now_ms: int, policy: Policy) -> int:
