@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ingest.core.device import BOOTS_MAX, Device, KeyState, Standing
-from ingest.core.judge import KeysMovedError, Prior, blamed, relapsed
+from ingest.core.judge import KeysMovedError, Prior
 from ingest.core.policy import Policy
 from ingest.core.sequence import Ledger
-from ingest.core.verdict import Refusal, Verdict
-from tests.core.court import DAY_S, EPOCH, NOW_MS, PATIENT, Court, Say, examined, trusted
+from ingest.core.verdict import Verdict
+from tests.core.court import DAY_S, EPOCH, NOW_MS, PATIENT, Court, Say, trusted
 
 JUMP = Policy().seq_jump_max
 ONE, TWO, THREE = "boot-001", "boot-002", "boot-003"
@@ -91,13 +91,6 @@ def test_what_is_held_or_refused_does_not_move_the_ledger(trouble: Trouble) -> N
 def calmed(device: Device) -> Device:
     """Leave out what speaks against it."""
     return replace(device, suspicion=0, suspicion_at_ms=0)
-
-
-def test_only_of_a_device_that_was_accused_may_the_same_content_have_spoken_before() -> None:
-    told = [examined(Say(1, refused=reason), 0) for reason in (Refusal.OUT_OF_RANGE, Refusal.EXPIRED)]
-    assert relapsed(told, {1: trusted()}) == []
-    assert relapsed(told, {1: replace(trusted(), suspicion_at_ms=NOW_MS)}) == blamed(told[:1])
-    assert len(blamed(told)) == 1
 
 
 def test_a_duplicate_is_a_duplicate_whatever_else_is_wrong_by_now() -> None:

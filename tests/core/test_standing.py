@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ingest.core.device import KeyState, Standing
-from ingest.core.judge import Past, Prior, judge, unasked
+from ingest.core.judge import Past, Prior, blamed, judge, relapsed, unasked
 from ingest.core.policy import Policy
 from ingest.core.sequence import Ledger
 from ingest.core.standing import Trips
@@ -196,6 +196,13 @@ def test_a_used_number_in_many_boots_does_not_hide_who_was_accepted() -> None:
     court = held_back(*[Say(1, str(n), boot=f"boot-1{n:02}") for n in range(20)])
     assert court.device.boots == (ONE.encode(),)
     assert court.weigh(Say(11, boot=ONE), Say(12, boot=ONE)) == ["quarantined", "quarantined"]
+
+
+def test_only_of_a_device_that_was_accused_may_the_same_content_have_spoken_before() -> None:
+    told = [examined(Say(1, refused=reason), 0) for reason in (Refusal.OUT_OF_RANGE, Refusal.EXPIRED)]
+    assert relapsed(told, {1: trusted()}) == []
+    assert relapsed(told, {1: replace(trusted(), suspicion_at_ms=NOW_MS)}) == blamed(told[:1])
+    assert len(blamed(told)) == 1
 
 
 def test_suspicion_has_an_end() -> None:
