@@ -1,4 +1,7 @@
-"""Does a refusal cost more than an acceptance? Each way is measured some times in turn; the medians are compared."""
+"""Does a refusal cost more than an acceptance? Each way is measured beside one, some times in turn.
+
+The machine may be half as fast a minute later, so a ratio is made of two neighbours; what counts is the median of it.
+"""
 
 import statistics
 from collections.abc import Sequence
@@ -19,6 +22,8 @@ from loadtest.costs.case import ACCEPTED, CASES, Case
 
 TEMPLATE = "costs"
 
+Pair = tuple[Cost, Cost]  # of one way, and of the acceptance beside it
+
 
 class Wish(msgspec.Struct, frozen=True):
     """What is asked for."""
@@ -36,6 +41,8 @@ class Row(msgspec.Struct, frozen=True):
     reason: Refusal | Hold | None
     worker_us: float
     server_us: float
+    worker_ratio: float = 1.0  # to the acceptance that was measured beside it
+    server_ratio: float = 1.0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -47,13 +54,8 @@ class Report(msgspec.Struct, frozen=True):
     @property
     def dear(self) -> list[Row]:
         """List the refusals that cost more than an acceptance, of the worker or of the database."""
-        accepted = self.rows[0]
-        return [
-            row
-            for row in self.rows
-            if row.verdict is Verdict.REFUSED
-            and (row.worker_us > accepted.worker_us or row.server_us > accepted.server_us)
-        ]
+        refused = [row for row in self.rows if row.verdict is Verdict.REFUSED]
+        return [row for row in refused if row.worker_ratio > 1.0 or row.server_ratio > 1.0]
 
 
 async def measure(servers: Servers, wish: Wish, engine: Engine, cache: Path) -> Report:
@@ -64,33 +66,38 @@ async def measure(servers: Servers, wish: Wish, engine: Engine, cache: Path) -> 
     say("enrolling the devices")
     await enrol(servers, corpora[ACCEPTED.content], TEMPLATE)
     bench = Bench(servers, TEMPLATE, corpora, engine, wish.batch)
-    found: dict[Case, list[Cost]] = {case: [] for case in cases}
+    found: dict[Case, list[Pair]] = {case: [] for case in cases}
     for number in range(wish.rounds):
         for case in cases:
-            found[case].append(await bench.measure(case))
+            found[case].append((await bench.measure(case), await bench.measure(ACCEPTED)))
         say(f"round {number + 1} of {wish.rounds}")
-    return Report(engine.name, [_row(case, costs) for case, costs in found.items()])
+    return Report(engine.name, [_row(case, pairs) for case, pairs in found.items()])
 
 
 def _order(wish: Wish, content: Content) -> Order:
     return Order(wish.messages, wish.messages, content=content)
 
 
-def _row(case: Case, costs: Sequence[Cost]) -> Row:
-    worker, server = (statistics.median(getattr(cost, name) for cost in costs) for name in ("worker", "server"))
-    return Row(case.verdict, case.reason, worker, server)
+def _row(case: Case, pairs: Sequence[Pair]) -> Row:
+    return Row(
+        case.verdict,
+        case.reason,
+        statistics.median(cost.worker for cost, _ in pairs),
+        statistics.median(cost.server for cost, _ in pairs),
+        1.0 if case is ACCEPTED else statistics.median(cost.worker / beside.worker for cost, beside in pairs),
+        1.0 if case is ACCEPTED else statistics.median(cost.server / beside.server for cost, beside in pairs),
+    )
 
 
 def show(report: Report, console: Console) -> None:
     """Print what each way costs, and how much of an acceptance that is."""
-    accepted = report.rows[0]
     table = Table(title=f"microseconds of processor for each message, engine {report.engine}")
     for name in ("verdict", "reason"):
         table.add_column(name)
     for name in ("worker", "PostgreSQL", "of an acceptance's", ""):
         table.add_column(name, justify="right")
     for row in report.rows:
-        shares = f"{row.worker_us / accepted.worker_us:.0%}", f"{row.server_us / accepted.server_us:.0%}"
+        shares = f"{row.worker_ratio:.0%}", f"{row.server_ratio:.0%}"
         table.add_row(row.verdict, row.reason or "", f"{row.worker_us:.1f}", f"{row.server_us:.1f}", *shares)
     console.print(table)
     for row in report.dear:

@@ -54,10 +54,10 @@ async def test_costs_are_those_of_the_verdicts_that_were_meant(pair: Servers, tm
 
 
 def test_a_refusal_that_costs_more_than_an_acceptance_is_named() -> None:
-    accepted, waits = Cost(Verdict.ACCEPTED, None, 50.0, 20.0), Cost(Verdict.HELD, None, 90.0, 90.0)
+    accepted, waits = Cost(Verdict.ACCEPTED, None, 50.0, 20.0), Cost(Verdict.HELD, None, 90.0, 90.0, 1.8, 4.5)
     cheap, dear, taxing = (
-        Cost(Verdict.REFUSED, case.reason, worker_us, server_us)
-        for case, worker_us, server_us in zip(CASES[2:], (50.0, 50.1, 1.0), (20.0, 1.0, 20.1), strict=False)
+        Cost(Verdict.REFUSED, case.reason, 50.0, 20.0, worker_ratio, server_ratio)
+        for case, worker_ratio, server_ratio in zip(CASES[2:], (1.0, 1.01, 0.1), (1.0, 0.1, 1.01), strict=False)
     )
     assert Report("portable", [accepted, waits, cheap, dear, taxing]).dear == [dear, taxing]
 
