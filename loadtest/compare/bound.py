@@ -147,6 +147,7 @@ async def _stored(connection: Connection, messages: int) -> list[Table]:
     tables += [(table_of(kind), rows.SAMPLE + own) for kind, own in columns_of(load(read_telemetry()).schemas).items()]
     found = []
     for name, columns in tables:
+        # Under their own numbers the index would not have them twice.
         listed = ", ".join("r.epoch + 1" if column == "epoch" else f"r.{column}" for column in columns)
         query = f"select {listed} from store.{name} r join ({first}) m using (device_no, epoch, seq)"  # noqa: S608 (names of ours)
         found.append((name, columns, [tuple(row) for row in await connection.fetch(query, timeout=PATIENCE_S)]))

@@ -46,6 +46,14 @@ class Course(msgspec.Struct, frozen=True):
     processes: tuple[int, ...] = (CORES,)  # of workers; the first is what the product's rate is
 
 
+class _Grounds(msgspec.Struct, frozen=True):
+    """Where each has its turn, and what the parts are tried with."""
+
+    first: Ground  # of the naive consumer
+    of: Mapping[EngineChoice, Ground]
+    work: Work
+
+
 class Round(msgspec.Struct, frozen=True):
     """What one round gave."""
 
@@ -80,9 +88,9 @@ async def compare(servers: Servers, courses: Sequence[Course], cache: Path) -> l
     rows: list[Row] = []
     enrolled: dict[str, str] = {}
     for course in courses:
-        ground = await _lay(servers, course, await sign(course.order, cache), enrolled)
+        grounds = await _lay(servers, course, await sign(course.order, cache), enrolled)
         say(f"comparing with {course.order}")
-        rounds = [await _round(ground, course, engines) for _ in range(course.rounds)]
+        rounds = [await _round(grounds, course, engines) for _ in range(course.rounds)]
         rows += [_row(course, engine, rounds) for engine in engines]
         rows += [absent(course, engine, why, rounds) for engine, why in missing.items()]
     return rows
@@ -97,14 +105,6 @@ def _engines() -> tuple[dict[EngineChoice, Engine], dict[EngineChoice, str]]:
         except UnavailableError as error:
             missing[choice] = str(error)
     return found, missing
-
-
-class _Grounds(msgspec.Struct, frozen=True):
-    """Where each has its turn, and what the parts are tried with."""
-
-    first: Ground  # of the naive consumer
-    of: Mapping[EngineChoice, Ground]
-    work: Work
 
 
 async def _lay(servers: Servers, course: Course, corpus: Corpus, enrolled: dict[str, str]) -> _Grounds:
@@ -124,7 +124,7 @@ async def _lay(servers: Servers, course: Course, corpus: Corpus, enrolled: dict[
 async def _round(grounds: _Grounds, course: Course, engines: Mapping[EngineChoice, Engine]) -> Round:
     """Let each have its turn."""
     first, work = grounds.first, grounds.work
-    slow = await _naive(first, course)
+    slow = await _naive(first)
     fetched, decoded, copied = await bound.fetch(first), bound.decode(work.payloads), 0.0
     drained: dict[EngineChoice, list[Drained]] = {choice: [] for choice in engines}
     for choice, processes in itertools.product(engines, course.processes):
@@ -140,20 +140,21 @@ async def _round(grounds: _Grounds, course: Course, engines: Mapping[EngineChoic
     return Round(slow, drained, parts)
 
 
-async def _naive(first: Ground, course: Course) -> naive.Done:
+async def _naive(first: Ground) -> naive.Done:
     """Let the naive consumer have the first messages."""
     servers, name = first.servers, f"naive_{time.monotonic_ns()}"
     database = await servers.make_database(name)
     try:
         async with connected(database) as connection:
             await connection.execute(naive.TABLE)
-        devices, registrations = min(course.few, course.order.devices), str(first.corpus.registrations)
-        wish = naive.Wish(servers.kafka, database, first.topic, name, course.few, registrations, devices)
+        messages, order, registrations = first.messages, first.corpus.order, str(first.corpus.registrations)
+        devices = min(messages, order.devices)
+        wish = naive.Wish(servers.kafka, database, first.topic, name, messages, registrations, devices)
         done = await _consume(wish)
         async with connected(database) as connection:
             stored = await connection.fetchval("select count(*) from reading")
-        if stored != course.few * course.order.samples:
-            raise WrongError(f"the naive consumer stored {stored:,} samples of {course.few:,} messages")
+        if stored != messages * order.samples:
+            raise WrongError(f"the naive consumer stored {stored:,} samples of {messages:,} messages")
         return done
     finally:
         await servers.drop_database(name)

@@ -46,7 +46,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All that was measured; the first row is that of acceptance."""
+    """All that was measured; the first row is that of acceptance, whose ratios tell how far two of a kind differ."""
 
     engine: str
     rows: list[Row]
@@ -84,8 +84,8 @@ def _row(case: Case, pairs: Sequence[Pair]) -> Row:
         case.reason,
         statistics.median(cost.worker for cost, _ in pairs),
         statistics.median(cost.server for cost, _ in pairs),
-        1.0 if case is ACCEPTED else statistics.median(cost.worker / beside.worker for cost, beside in pairs),
-        1.0 if case is ACCEPTED else statistics.median(cost.server / beside.server for cost, beside in pairs),
+        statistics.median(cost.worker / beside.worker for cost, beside in pairs),
+        statistics.median(cost.server / beside.server for cost, beside in pairs),
     )
 
 
