@@ -8,10 +8,19 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 stop() { say "$*"; exit 1; }
 may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 
+fits() { "$1" -c "import sys, $2; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; }
+
+# The system's own comes first, if it is whole: distributions build it with profiles of its use, which makes the worker a
+# tenth faster than one that was compiled without.
 find_python() {
-    local candidate
+    local candidate system
+    system=$(command -pv python3 || true)
+    if [ -z "${PYTHON:-}" ] && [ -n "$system" ] && fits "$system" "ensurepip, venv"; then
+        echo "$system"
+        return
+    fi
     for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        if fits "$candidate" sys; then
             command -v "$candidate"
             return
         fi

@@ -1,4 +1,4 @@
-"""What cannot be avoided? Each part of the work alone: the fetch, one verification, one decoding, the COPY of the rows.
+"""What cannot be avoided? Each part of the work alone: fetch, one verification, one decoding, COPY, the devices' rows.
 
 What they cost together on all cores is the rate that no design can exceed which does each of them as it is done here.
 """
@@ -15,7 +15,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from ingest.adapters.postgres import rows
+from ingest.adapters.postgres import queries, rows
 from ingest.adapters.postgres.connection import Connection
 from ingest.adapters.postgres.provenance import columns_of, table_of
 from ingest.adapters.postgres.registry import read_lines
@@ -33,6 +33,13 @@ ENVELOPE_BYTES_MAX = 65_536
 
 Table = tuple[str, tuple[str, ...], list[tuple[Any, ...]]]
 
+_DEVICES_OF_BATCHES = """
+    select b.accepted, array_agg(distinct m.device_no order by m.device_no) as device_nos
+    from store.batch b
+    join store.message m on m.partition = b.partition and m.kafka_offset between b.from_offset and b.to_offset - 1
+    where b.partition = (select min(partition) from store.batch where accepted > 0)
+    group by b.from_offset, b.accepted"""
+
 
 class Parts(msgspec.Struct, frozen=True):
     """Microseconds of processor for each message, whoever's: ours, the broker's, the database's."""
@@ -41,11 +48,12 @@ class Parts(msgspec.Struct, frozen=True):
     verify: float
     decode: float
     copy: float
+    state: float
 
     @property
     def rate(self) -> float:
         """Messages per second, if all cores did nothing else."""
-        return CORES * 1e6 / (self.fetch + self.verify + self.decode + self.copy)
+        return CORES * 1e6 / (self.fetch + self.verify + self.decode + self.copy + self.state)
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -121,6 +129,30 @@ async def copy(first: Ground, connection: Connection) -> float:
                     await connection.copy_records_to_table(name, records=records, columns=columns, schema_name="store")
 
     return await _us(first, all_of_them) / count
+
+
+async def state(ground: Ground, connection: Connection) -> float:
+    """Lock, read and write back the rows of devices, by the batches that the product has made of one partition.
+
+    Returns µs for each message. Whoever checks sequence numbers has to keep which of them were used.
+    """
+    await connection.execute(queries.CHANGED_DEVICES)
+    found = await connection.fetch(_DEVICES_OF_BATCHES, timeout=PATIENCE_S)
+    columns = ", ".join("seen::text" if column == "seen" else column for column in rows.DEVICE)
+    query = f"select {columns} from store.device_state where device_no = any($1)"  # noqa: S608 (names of ours)
+    batches = [[tuple(row) for row in await connection.fetch(query, one["device_nos"])] for one in found]
+
+    async def all_of_them() -> None:
+        for devices in batches:
+            async with connection.transaction():
+                await connection.fetch(queries.RECALL, rows.listed(device_no for device_no, *_ in devices))
+                copy = connection.copy_records_to_table
+                await copy("changed_device", records=devices, columns=rows.DEVICE, schema_name="pg_temp")
+                await connection.execute(queries.UPDATE_DEVICES)
+
+    await all_of_them()  # what a statement costs for the first time belongs to no message
+    messages: int = sum(one["accepted"] for one in found)
+    return await _us(ground, all_of_them) / messages
 
 
 def _slices(table: Table, messages: int) -> Iterator[Table]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -39,12 +40,11 @@ def _costs(rows: Sequence[Row]) -> Table:
     table = Table(title="microseconds of processor for each message", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("fleet", "engine"):
         table.add_column(name, no_wrap=True)
-    for name in ("worker", "SQL", "Kafka", "fetch", "verify", "decode", "copy"):
+    for name in ("worker", "SQL", "Kafka", "fetch", "verify", "decode", "copy", "state"):
         table.add_column(name, justify="right")
     for row in rows:
         if row.cpu_us and row.parts_us:
-            cpu, parts = row.cpu_us, row.parts_us
-            found = (cpu.worker, cpu.postgres, cpu.kafka, parts.fetch, parts.verify, parts.decode, parts.copy)
+            found = (*msgspec.structs.astuple(row.cpu_us), *msgspec.structs.astuple(row.parts_us))
             table.add_row(*_names(row), *(f"{one:.1f}" for one in found))
     return table
 

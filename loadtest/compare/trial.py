@@ -127,14 +127,17 @@ async def _round(grounds: _Grounds, course: Course, engines: Mapping[EngineChoic
     slow = await _naive(first)
     fetched, decoded, copied = await bound.fetch(first), bound.decode(work.payloads), 0.0
     drained: dict[EngineChoice, list[Drained]] = {choice: [] for choice in engines}
+    kept: dict[EngineChoice, float] = {}
     for choice, processes in itertools.product(engines, course.processes):
         async with first.database(f"compare_{time.monotonic_ns()}") as database:
             drained[choice].append(await drain(grounds.of[choice], database, processes, choice))
-            if not copied:
+            if choice not in kept:
                 async with connected(database) as connection:
-                    copied = await bound.copy(first, connection)
+                    kept[choice] = await bound.state(first, connection)
+                    copied = copied or await bound.copy(first, connection)
     parts = {
-        choice: Parts(fetched, bound.verify(engine, work.jobs), decoded, copied) for choice, engine in engines.items()
+        choice: Parts(fetched, bound.verify(engine, work.jobs), decoded, copied, kept[choice])
+        for choice, engine in engines.items()
     }
     _tell(slow.rate, drained)
     return Round(slow, drained, parts)

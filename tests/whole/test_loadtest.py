@@ -69,7 +69,7 @@ def test_an_engine_that_is_not_here_is_said_to_be_missing() -> None:
 
 
 def test_the_bound_is_what_all_cores_could_do_with_nothing_else_to_do() -> None:
-    assert Parts(2.0, 10.0, 4.0, 4.0).rate == CORES * 50_000
+    assert Parts(2.0, 10.0, 4.0, 3.0, 1.0).rate == CORES * 50_000
 
 
 def test_rows_are_written_for_scripts() -> None:
