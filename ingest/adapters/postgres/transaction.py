@@ -6,6 +6,7 @@ Device rows are locked first, by device_no; then cohorts; messages are written, 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from operator import attrgetter
 
 import asyncpg
 import msgspec
@@ -24,6 +25,7 @@ from ingest.core.standing import Cohort, Trips
 from ingest.core.verdict import AlertKind, Verdict
 from ingest.ports import FencedError
 
+_DEVICE_NO = attrgetter("reading.verified.sender.device_no")  # neighbours in the indexes cost the server a tenth less
 _STANDINGS = {standing.value: standing for standing in Standing}
 
 
@@ -126,10 +128,10 @@ class PostgresTransaction:
     async def write(self, outcome: Outcome) -> None:
         """Write all that a batch changes, but for its summary and the offset."""
         stamp = self.stamp
-        if outcome.accepted:
-            accepted = rows.messages(outcome.accepted, stamp.topic_no, stamp.judged_by)
-            await self._copy("message", rows.MESSAGE, accepted)
-        for kind, found in sorted(rows.samples(outcome.accepted).items()):
+        accepted = sorted(outcome.accepted, key=_DEVICE_NO)
+        if accepted:
+            await self._copy("message", rows.MESSAGE, rows.messages(accepted, stamp.topic_no, stamp.judged_by))
+        for kind, found in sorted(rows.samples(accepted).items()):
             await self._copy(table_of(kind), rows.SAMPLE + self._fields[kind], found)
         for table, columns, found in (
             ("held", rows.HELD, rows.held(outcome.held, stamp.topic_no, stamp.judged_by)),
