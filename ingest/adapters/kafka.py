@@ -198,7 +198,7 @@ class KafkaLog:
             why = type(error).__name__
         else:
             records = batches.taken(given, at, offset)
-            if all(record.offset == expected for expected, record in enumerate(records, offset)):
+            if [record.offset for record in records] == list(range(offset, offset + len(records))):
                 return records
             why = "a gap"
         return await self._read_anew(partition, offset, records_max, why)
@@ -339,4 +339,4 @@ async def _start(consumer: AIOKafkaConsumer) -> None:
 
 
 def _bytes(records: Sequence[RawRecord]) -> int:
-    return sum(len(record.value) for record in records)
+    return sum([len(record.value) for record in records])
