@@ -140,6 +140,7 @@ class KafkaLog:
         What has waited in the log counts: behind a backlog nobody waits for what comes next.
         """
         loop, limits = asyncio.get_running_loop(), self._settings
+        wait_ms_min = min(FETCH_WAIT_MS_MAX, limits.batch_wait_ms)  # for the fetch that is out
         records = await self._fetch(partition, offset, limits.batch_records_max, limits.batch_wait_ms)
         if records:
             self._watch.given(partition)
@@ -149,7 +150,7 @@ class KafkaLog:
             if left_ms <= 0 and not self.waiting(partition, following):
                 break
             room = limits.batch_records_max - len(records)
-            more = await self._fetch(partition, following, room, left_ms if left_ms > 0 else limits.batch_wait_ms)
+            more = await self._fetch(partition, following, room, left_ms if left_ms > 0 else wait_ms_min)
             if left_ms <= 0 and not more:
                 break
             size += _bytes(more)
