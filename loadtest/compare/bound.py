@@ -146,8 +146,7 @@ async def state(ground: Ground, connection: Connection) -> float:
         for devices in batches:
             async with connection.transaction():
                 await connection.fetch(queries.RECALL, rows.listed(device_no for device_no, *_ in devices))
-                copy = connection.copy_records_to_table
-                await copy("changed_device", records=devices, columns=rows.DEVICE, schema_name="pg_temp")
+                await connection.copy_records_to_table("changed_device", records=devices, columns=rows.DEVICE)
                 await connection.execute(queries.UPDATE_DEVICES)
 
     await all_of_them()  # what a statement costs for the first time belongs to no message
