@@ -16,7 +16,7 @@ from loadtest.chaos.load import VEHICLES, WAVE_S, Load
 from loadtest.chaos.oracle import Books, examine
 from loadtest.chaos.reading import judged, log_ends, reached, read_books, read_log
 from loadtest.chaos.report import Report
-from loadtest.chaos.stage import Scene, Servers, Stage, set_up
+from loadtest.chaos.stage import PARTITIONS, Scene, Servers, Stage, set_up
 from loadtest.chaos.storm import WORLD, Storm
 
 READY_S_MAX = 60.0
@@ -82,13 +82,14 @@ def sum_up(stage: Stage, load: Load, books: Books, ending: Ending) -> Report:
 
 
 async def be_owned(stage: Stage) -> None:
-    """Wait until the partitions have owners: a storm over nobody shows nothing."""
+    """Wait until every worker has partitions: a storm over nobody shows nothing, nor one over who has not begun yet."""
+    wanted = min(len(stage.crew.members), PARTITIONS)
     for _ in range(int(READY_S_MAX)):
-        found = await stage.ask("select count(*) from store.partition_lease where owner_epoch > 0")
-        if found[0][0]:
+        found = await stage.ask("select count(distinct worker) from store.partition_lease where owner_epoch > 0")
+        if found[0][0] >= wanted:
             return
         await asyncio.sleep(LOOK_EVERY_S)
-    raise ValueError("no worker has taken a partition over; its journal in the state directory says why")
+    raise ValueError("not every worker has taken a partition over; its journal in the state directory says why")
 
 
 async def _storm(stage: Stage, storm: Storm, load: Load, faults: Sequence[Fault]) -> None:
