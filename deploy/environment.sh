@@ -8,19 +8,19 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 stop() { say "$*"; exit 1; }
 may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 
-fits() { "$1" -c "import sys, $2; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; }
+makes_environments() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
-# The system's own comes first, if it is whole: distributions build it with profiles of its use, which makes the worker a
-# tenth faster than one that was compiled without.
+# It comes first, if it is whole: distributions build theirs with profiles of its use, which makes the worker a tenth
+# faster than one that was compiled without.
+system_python() {
+    local own
+    own=$(command -pv python3) && makes_environments "$own" && echo "$own"
+}
+
 find_python() {
-    local candidate system
-    system=$(command -pv python3 || true)
-    if [ -z "${PYTHON:-}" ] && [ -n "$system" ] && fits "$system" "ensurepip, venv"; then
-        echo "$system"
-        return
-    fi
-    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
-        if fits "$candidate" sys; then
+    local candidate
+    for candidate in ${PYTHON:-$(system_python) python3 python3.14 python3.13 python3.12 python3.11}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             command -v "$candidate"
             return
         fi
@@ -31,7 +31,7 @@ find_python() {
 
 make_environment() {
     local python=$1 package
-    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    if ! makes_environments "$python"; then
         package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
         may_install || stop "the venv module of $python is missing; type: sudo apt-get install -y $package"
         say "installing $package with apt-get"

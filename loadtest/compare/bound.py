@@ -138,14 +138,15 @@ async def state(ground: Ground, connection: Connection) -> float:
     """
     await connection.execute(queries.CHANGED_DEVICES)
     found = await connection.fetch(_DEVICES_OF_BATCHES, timeout=PATIENCE_S)
-    columns = ", ".join("seen::text" if column == "seen" else column for column in rows.DEVICE)
-    query = f"select {columns} from store.device_state where device_no = any($1)"  # noqa: S608 (names of ours)
-    batches = [[tuple(row) for row in await connection.fetch(query, one["device_nos"])] for one in found]
+    batches = []
+    for one in found:
+        recalled = await connection.fetch(queries.RECALL, numbers := rows.listed(one["device_nos"]))
+        batches.append((numbers, [tuple(row[column] for column in rows.DEVICE) for row in recalled]))
 
     async def all_of_them() -> None:
-        for devices in batches:
+        for numbers, devices in batches:
             async with connection.transaction():
-                await connection.fetch(queries.RECALL, rows.listed(device_no for device_no, *_ in devices))
+                await connection.fetch(queries.RECALL, numbers)
                 await connection.copy_records_to_table("changed_device", records=devices, columns=rows.DEVICE)
                 await connection.execute(queries.UPDATE_DEVICES)
 
