@@ -32,3 +32,8 @@ def quality(ahead: float, policy: Policy) -> TimeQuality:
     if abs(ahead) <= policy.clock_ok_s_max:
         return _OK
     return TimeQuality.AHEAD if ahead > 0 else TimeQuality.BEHIND
+
+
+def fine_s(policy: Policy) -> float:
+    """Say how far off a clock may be, either way, without being doubted or flagged."""
+    return min(policy.clock_ok_s_max, policy.clock_ahead_s_max, policy.age_s_max)

@@ -7,15 +7,16 @@ Only accepted messages move a ledger; held ones are remembered by number and con
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from typing import TypeGuard
 
 import msgspec
 
 from ingest.core.device import BOOTS_MAX, Device, Key, KeyState, Standing
-from ingest.core.freshness import ahead_s, doubt, quality
+from ingest.core.freshness import ahead_s, doubt, fine_s, quality
 from ingest.core.message import Envelope, Examined, Reading, Refused, Unreadable, Verified
 from ingest.core.outcome import Accepted, Duplicate, Held, Judged, Outcome, Span, account
 from ingest.core.policy import Policy
-from ingest.core.rate import Bucket, Meter, Shares
+from ingest.core.rate import Meter, Purse, Shares, purse
 from ingest.core.sequence import Ledger, Use, add, look
 from ingest.core.standing import CONTENT, Accusation, Cohort, Trips, accuse, cohort_of, quarantines
 from ingest.core.verdict import Evidence, Hold, Limit, Refusal, TimeQuality
@@ -118,13 +119,14 @@ class _Draft(msgspec.Struct, gc=False):
 
     device: Device  # up to date but for its ledgers and its bucket
     ledgers: dict[int, Ledger]
-    rate: Bucket
+    rate: Purse
     moved: bool = False  # something was accepted
     accepted: list[Verified] = []  # of that, what the bench has not entered yet
 
     def row(self) -> Device:
         """Give it as it is to be written."""
-        return msgspec.structs.replace(self.device, ledgers=self.ledgers, rate=self.rate) if self.moved else self.device
+        rate = self.rate.bucket()
+        return msgspec.structs.replace(self.device, ledgers=self.ledgers, rate=rate) if self.moved else self.device
 
 
 class _Case(msgspec.Struct, gc=False):
@@ -153,6 +155,7 @@ class _Bench:
         self._known = set(past.known)
         self._trips = dict(past.trips)
         self._policy = policy
+        self._fine_s = fine_s(policy)
 
     def note(self, refused: Refused) -> Refused:
         """Remember a refused message if it speaks against its device. It stays refused."""
@@ -166,6 +169,9 @@ class _Bench:
         verified = message.verified
         draft, envelope = self._draft(verified), verified.envelope
         ledger = draft.ledgers.get(envelope.epoch, _UNUSED)
+        if self._is_usual(message, draft.device, ledger) and self._charge(draft, verified) is None:
+            self._use(draft, verified, ledger)
+            return Accepted(message, _FINE)
         owner = None
         suspect = draft.device.held > 0 or envelope.seq <= ledger.highest  # else nobody has used its number
         if suspect:
@@ -186,6 +192,24 @@ class _Bench:
             return self._hold(case, reason)
         return Refused(verified, reason, f"epoch {envelope.epoch} is closed; the device is at {draft.device.epoch}")
 
+    def _is_usual(self, message: Reading | Unreadable, device: Device, ledger: Ledger) -> TypeGuard[Reading]:
+        """Say whether a message goes on where its device stood, as most do: of what is asked below nothing applies."""
+        verified = message.verified
+        envelope = verified.envelope
+        return (
+            type(message) is Reading
+            and ledger.highest < envelope.seq <= ledger.highest + self._policy.seq_jump_max
+            and envelope.epoch == device.epoch
+            and device.boots[-1:] == (envelope.boot,)
+            and envelope.software == device.software
+            and abs(ahead_s(envelope)) <= self._fine_s
+            and verified.key.state is _ACTIVE
+            and device.standing not in _SILENCED
+            and device.held == 0
+            and device.rolled == b""
+            and device.clock_off_since_ms is None
+        )
+
     def changed(self) -> list[Device]:
         """List the devices whose rows this batch changes, in lock order."""
         rows = [self._drafts[no].row() for no in sorted(self._drafts)]
@@ -196,7 +220,7 @@ class _Bench:
         draft = self._drafts.get(sender.device_no)
         if draft is None:
             device = self._devices[sender.device_no]
-            draft = self._drafts[sender.device_no] = _Draft(device, device.ledgers.copy(), device.rate)
+            draft = self._drafts[sender.device_no] = _Draft(device, device.ledgers.copy(), purse(device.rate))
         if draft.device.key_version != sender.key_version:
             raise KeysMovedError
         return draft
@@ -278,31 +302,36 @@ class _Bench:
         return Hold.SEQ_JUMP if envelope.seq > case.ledger.highest + self._policy.seq_jump_max else None
 
     def _admit(self, case: _Case) -> Accepted | Held:
-        """Accept a message, unless that is more than its device, its tenant or the fleet may send."""
-        draft = case.draft
-        if self.meter is not None:
-            now_ms = case.envelope.record.received_at_ms
-            left = self.meter.charge(draft.rate, case.verified.sender.tenant_no, now_ms)
-            if not isinstance(left, Bucket):
-                if left is Limit.DEVICE and quality(case.ahead_s, self._policy) is _FINE:
-                    self._accuse(draft, case.verified, Evidence.RATE)
-                return self._hold(case, Hold.RATE_LIMITED, left)
-            draft.rate = left
-        return self._accept(case)
+        """Accept a message, unless that is more than its device, its tenant or the fleet may send.
 
-    def _accept(self, case: _Case) -> Accepted:
-        """Remember it; what is above all others tells how its device's clock and software are now."""
-        draft, envelope, ledger = case.draft, case.envelope, case.ledger
-        now_ms, time_quality = envelope.record.received_at_ms, quality(case.ahead_s, self._policy)
-        if envelope.seq > ledger.highest:
+        What is above all others tells how its device's clock and software are now.
+        """
+        draft, verified, envelope = case.draft, case.verified, case.envelope
+        time_quality = quality(case.ahead_s, self._policy)
+        limit = self._charge(draft, verified)
+        if limit is not None:
+            if limit is Limit.DEVICE and time_quality is _FINE:
+                self._accuse(draft, verified, Evidence.RATE)
+            return self._hold(case, Hold.RATE_LIMITED, limit)
+        if envelope.seq > case.ledger.highest:
             draft.device = _moved_on(draft.device, envelope, time_quality)
-        draft.ledgers[envelope.epoch] = add(ledger, envelope.seq, self._policy.ledger_ranges_max)
-        draft.moved = True
-        draft.accepted.append(case.verified)
+        self._use(draft, verified, case.ledger)
         off_since_ms = draft.device.clock_off_since_ms
-        off_s = 0.0 if off_since_ms is None else max(0.0, (now_ms - off_since_ms) / 1000)
+        off_s = 0.0 if off_since_ms is None else max(0.0, (envelope.record.received_at_ms - off_since_ms) / 1000)
         assert isinstance(case.message, Reading)
         return Accepted(case.message, time_quality, off_s)
+
+    def _charge(self, draft: _Draft, verified: Verified) -> Limit | None:
+        """Charge a message to all who pay for it; says whose bucket is empty, if one is."""
+        meter, now_ms = self.meter, verified.envelope.record.received_at_ms
+        return None if meter is None else meter.charge(draft.rate, verified.sender.tenant_no, now_ms)
+
+    def _use(self, draft: _Draft, verified: Verified, ledger: Ledger) -> None:
+        """Enter the number of an accepted message."""
+        envelope = verified.envelope
+        draft.ledgers[envelope.epoch] = add(ledger, envelope.seq, self._policy.ledger_ranges_max)
+        draft.moved = True
+        draft.accepted.append(verified)
 
     def _hold(self, case: _Case, reason: Hold, limit: Limit | None = None) -> Held:
         """Remember it; its bytes are kept as long as its device has not filled its share of the lane."""

@@ -55,34 +55,67 @@ def _fill(level_milli: int, passed_ms: int, rate: Rate) -> int:
     return level_milli + earned_milli if earned_milli < room_milli else most_milli
 
 
+class Purse(msgspec.Struct, gc=False):
+    """A bucket while a batch is judged: charged in place, for every message charges three."""
+
+    level_milli: int
+    at_ms: int
+    charged: bool = False
+
+    def pay(self, level_milli: int, now_ms: int) -> None:
+        """Take a message out of what it has come to."""
+        self.level_milli, self.charged = level_milli - MILLI, True
+        self.at_ms = max(self.at_ms, now_ms)
+
+    def bucket(self) -> Bucket:
+        """Give it as it is to be kept."""
+        return Bucket(self.level_milli, self.at_ms)
+
+
+def purse(bucket: Bucket) -> Purse:
+    """Begin to charge what was kept."""
+    return Purse(bucket.level_milli, bucket.at_ms)
+
+
 class Meter:
     """What may still be accepted in a partition while a batch of it is judged."""
 
     def __init__(self, shares: Shares, policy: Policy) -> None:
-        self._shares = dict(shares)
-        self._before = shares
         self._device = Rate(policy.device_per_s_max, policy.device_burst_max, policy.device_away_s_max)
         self._tenant = Rate(policy.tenant_per_s_max, policy.tenant_burst_max)
         self._fleet = Rate(policy.fleet_per_s_max, policy.fleet_burst_max)
+        self._before = shares
+        self._purses: dict[int, Purse] = {}
+        self._of_fleet = self._open(FLEET)
 
-    def charge(self, device: Bucket, tenant_no: int, now_ms: int) -> Bucket | Limit:
-        """Charge one message to its device, its tenant and the fleet, or to none of them; returns the device's bucket.
+    def charge(self, device: Purse, tenant_no: int, now_ms: int) -> Limit | None:
+        """Charge one message to its device, its tenant and the fleet; or to none of them, and say whose is empty.
 
         A device that has nothing left is told so first: nobody else is to blame.
         """
-        own = take(device, 1, now_ms, self._device)
-        if own is None:
+        tenant, fleet = self._purses.get(tenant_no) or self._open(tenant_no), self._of_fleet
+        own_milli, tenant_milli, fleet_milli = device.level_milli, tenant.level_milli, fleet.level_milli
+        if now_ms > device.at_ms:
+            own_milli = _fill(own_milli, now_ms - device.at_ms, self._device)
+        if own_milli < MILLI:
             return Limit.DEVICE
-        shares = self._shares
-        tenant = take(shares.get(tenant_no, _FULL), 1, now_ms, self._tenant)
-        if tenant is None:
+        if now_ms > tenant.at_ms:
+            tenant_milli = _fill(tenant_milli, now_ms - tenant.at_ms, self._tenant)
+        if tenant_milli < MILLI:
             return Limit.TENANT
-        fleet = take(shares.get(FLEET, _FULL), 1, now_ms, self._fleet)
-        if fleet is None:
+        if now_ms > fleet.at_ms:
+            fleet_milli = _fill(fleet_milli, now_ms - fleet.at_ms, self._fleet)
+        if fleet_milli < MILLI:
             return Limit.FLEET
-        shares[tenant_no], shares[FLEET] = tenant, fleet
-        return own
+        device.pay(own_milli, now_ms)
+        tenant.pay(tenant_milli, now_ms)
+        fleet.pay(fleet_milli, now_ms)
+        return None
+
+    def _open(self, tenant_no: int) -> Purse:
+        share = self._purses[tenant_no] = purse(self._before.get(tenant_no, _FULL))
+        return share
 
     def changed(self) -> Shares:
         """Give the shares that were charged."""
-        return {no: share for no, share in self._shares.items() if share is not self._before.get(no)}
+        return {no: share.bucket() for no, share in self._purses.items() if share.charged}

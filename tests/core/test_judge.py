@@ -49,9 +49,10 @@ CHAINS += [(THEIR_LIKE[chain[0].reason], *chain[1:]) for chain in CHAINS if chai
 
 
 def bring(*troubles: Trouble) -> list[str]:
-    """Judge one message that has all of these troubles."""
-    say = Say(100)
-    court = Court(trusted(ledgers={EPOCH: Ledger((1, 51), 0, 1, 50, 50), EPOCH - 1: Ledger((1, 51), 0, 1, 50, 50)}))
+    """Judge one message that has all of these troubles, and else goes on where its device stood."""
+    say, used = Say(100), Ledger((1, 51), 0, 1, 50, 50)
+    row = trusted(ledgers={EPOCH: used, EPOCH - 1: used})
+    court = Court(replace(row, boots=(say.boot.encode(),), software=say.software))
     for trouble in troubles:
         say = replace(say, **trouble.said)
         if trouble.standing is not Standing.TRUSTED:

@@ -50,6 +50,10 @@ def test_a_boot_that_goes_on_after_its_counter_seemed_lost_is_a_second_unit() ->
     assert evidence(Court(), Say(1), Say(2), copied, Say(3)) == [Evidence.CLONE]
     assert Court().weigh(Say(1), Say(2), copied, Say(3)) == ["accepted", "accepted", "counter_rollback", "quarantined"]
     assert evidence(Court(), Say(1), Say(3), copied, Say(2), copied, Say(3)) == [], "late data, and replays"
+    court = Court(policy=PATIENT)
+    court.weigh(Say(1), copied)
+    court.devices[1] = replace(court.device, held=0)
+    assert evidence(court, Say(2)) == [Evidence.CLONE], "and no less when what was held has been released"
 
 
 def test_a_counter_that_was_lost_stays_on_the_row_until_its_boot_goes_on() -> None:

@@ -28,10 +28,10 @@ class Keyring:
 
     async def read(self, connection: Connection, messages: Iterable[Envelope | Refused]) -> KeyRing:
         """Give the keys of the devices that these messages name. Raises TroubleError."""
-        envelopes = [message for message in messages if isinstance(message, Envelope)]
+        named = {(message.device_id, message.kid) for message in messages if isinstance(message, Envelope)}
         with trouble("reading keys"):
-            senders = await self._find(connection, {envelope.device_id for envelope in envelopes})
-            strange = {e.kid for e in envelopes if (known := senders.get(e.device_id)) and e.kid not in known.keys}
+            senders = await self._find(connection, {device_id for device_id, _ in named})
+            strange = {kid for name, kid in named if (known := senders.get(name)) and kid not in known.keys}
             foreign = await connection.fetch(queries.REGISTERED_KIDS, list(strange)) if strange else []
         return KeyRing(senders, frozenset(row["kid"] for row in foreign))
 
