@@ -4,7 +4,8 @@ from ingest.core.message import Envelope
 from ingest.core.policy import Policy
 from ingest.core.verdict import Hold, TimeQuality
 
-_OK = TimeQuality.OK  # named here, for the enum takes longer to find it than all the rest takes
+# Named here, for the enum takes longer to find them than all the rest takes.
+_OK, _AHEAD, _BEHIND = TimeQuality.OK, TimeQuality.AHEAD, TimeQuality.BEHIND
 
 
 def expired(envelope: Envelope) -> bool:
@@ -18,22 +19,17 @@ def ahead_s(envelope: Envelope) -> float:
     return envelope.issued_at_s - envelope.record.received_at_ms / 1000
 
 
-def doubt(ahead: float, policy: Policy) -> Hold | None:
-    """Say why a message whose clock is so many seconds ahead needs a person, if it does."""
+def timing(envelope: Envelope, policy: Policy) -> TimeQuality | Hold:
+    """Say of what quality a message's time is, or why it needs a person.
+
+    A drifting clock or a late message is flagged and accepted, for late data is not guilty. What is well is not
+    doubted: a policy by which it could be both is refused (ingest.config).
+    """
+    ahead = ahead_s(envelope)
+    if abs(ahead) <= policy.clock_ok_s_max:
+        return _OK
     if ahead > policy.clock_ahead_s_max:
         return Hold.CLOCK_FUTURE
     if -ahead > policy.age_s_max:
         return Hold.STALE
-    return None
-
-
-def quality(ahead: float, policy: Policy) -> TimeQuality:
-    """Flag a drifting clock or a late message: both are accepted, for late data is not guilty."""
-    if abs(ahead) <= policy.clock_ok_s_max:
-        return _OK
-    return TimeQuality.AHEAD if ahead > 0 else TimeQuality.BEHIND
-
-
-def fine_s(policy: Policy) -> float:
-    """Say how far off a clock may be, either way, without being doubted or flagged."""
-    return min(policy.clock_ok_s_max, policy.clock_ahead_s_max, policy.age_s_max)
+    return _AHEAD if ahead > 0 else _BEHIND

@@ -7,12 +7,11 @@ Only accepted messages move a ledger; held ones are remembered by number and con
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TypeGuard
 
 import msgspec
 
 from ingest.core.device import BOOTS_MAX, Device, Key, KeyState, Standing
-from ingest.core.freshness import ahead_s, doubt, fine_s, quality
+from ingest.core.freshness import timing
 from ingest.core.message import Envelope, Examined, Reading, Refused, Unreadable, Verified
 from ingest.core.outcome import Accepted, Duplicate, Held, Judged, Outcome, Span, account
 from ingest.core.policy import Policy
@@ -137,7 +136,7 @@ class _Case(msgspec.Struct, gc=False):
     envelope: Envelope
     draft: _Draft
     ledger: Ledger  # of its epoch, before it
-    ahead_s: float  # how far its device's clock is ahead of the broker's
+    time: TimeQuality | Hold  # what is to be said of its time
     owner: Prior | None  # whose number it claims
 
 
@@ -155,7 +154,6 @@ class _Bench:
         self._known = set(past.known)
         self._trips = dict(past.trips)
         self._policy = policy
-        self._fine_s = fine_s(policy)
 
     def note(self, refused: Refused) -> Refused:
         """Remember a refused message if it speaks against its device. It stays refused."""
@@ -168,10 +166,9 @@ class _Bench:
         """Judge one message and remember it."""
         verified = message.verified
         draft, envelope = self._draft(verified), verified.envelope
-        ledger = draft.ledgers.get(envelope.epoch, _UNUSED)
-        if self._is_usual(message, draft.device, ledger) and self._charge(draft, verified) is None:
-            self._use(draft, verified, ledger)
-            return Accepted(message, _FINE)
+        ledger, time = draft.ledgers.get(envelope.epoch, _UNUSED), timing(envelope, self._policy)
+        if (accepted := self._accept_usual(message, draft, ledger, time)) is not None:
+            return accepted
         owner = None
         suspect = draft.device.held > 0 or envelope.seq <= ledger.highest  # else nobody has used its number
         if suspect:
@@ -180,7 +177,7 @@ class _Bench:
             if (claimed, verified.digest) in self._contents:
                 return Duplicate(verified)
             owner = self._owners.get(claimed)
-        case = _Case(message, verified, envelope, draft, ledger, ahead_s(envelope), owner)
+        case = _Case(message, verified, envelope, draft, ledger, time, owner)
         conflict = self._conflict(case) if suspect else None
         evidence = self._evidence(case, conflict)
         if evidence is not None:
@@ -192,23 +189,28 @@ class _Bench:
             return self._hold(case, reason)
         return Refused(verified, reason, f"epoch {envelope.epoch} is closed; the device is at {draft.device.epoch}")
 
-    def _is_usual(self, message: Reading | Unreadable, device: Device, ledger: Ledger) -> TypeGuard[Reading]:
-        """Say whether a message goes on where its device stood, as most do: of what is asked below nothing applies."""
-        verified = message.verified
+    def _accept_usual(
+        self, message: Reading | Unreadable, draft: _Draft, ledger: Ledger, time: TimeQuality | Hold
+    ) -> Accepted | None:
+        """Accept what goes on where its device stood, as most does: nothing that is asked below applies to it."""
+        verified, device = message.verified, draft.device
         envelope = verified.envelope
-        return (
-            type(message) is Reading
+        if (
+            isinstance(message, Reading)
+            and isinstance(time, TimeQuality)
+            and (time is _FINE) is (device.clock_off_since_ms is None)
             and ledger.highest < envelope.seq <= ledger.highest + self._policy.seq_jump_max
             and envelope.epoch == device.epoch
             and device.boots[-1:] == (envelope.boot,)
             and envelope.software == device.software
-            and abs(ahead_s(envelope)) <= self._fine_s
             and verified.key.state is _ACTIVE
             and device.standing not in _SILENCED
             and device.held == 0
             and device.rolled == b""
-            and device.clock_off_since_ms is None
-        )
+            and self._charge(draft, verified) is None
+        ):
+            return self._accept(message, draft, ledger, time)
+        return None
 
     def changed(self) -> list[Device]:
         """List the devices whose rows this batch changes, in lock order."""
@@ -270,8 +272,8 @@ class _Bench:
         if self.meter is None or case.envelope.epoch != device.epoch:
             return False
         if device.clock_off_since_ms is not None:
-            return doubt(case.ahead_s, self._policy) is None
-        return quality(case.ahead_s, self._policy) is _FINE
+            return isinstance(case.time, TimeQuality)
+        return case.time is _FINE
 
     def _conflict(self, case: _Case) -> Hold | None:
         """Tell a clone from a counter that was lost with its memory, when the number is another message's."""
@@ -279,7 +281,7 @@ class _Bench:
         if owner is None:
             used = look(case.ledger, envelope.seq) is Use.USED
             # used, yet the store no longer keeps the message: too old to compare, so a person decides
-            return (doubt(case.ahead_s, self._policy) or Hold.EQUIVOCATION) if used else None
+            return (case.time if isinstance(case.time, Hold) else Hold.EQUIVOCATION) if used else None
         if envelope.boot == owner.boot or envelope.boot in case.draft.device.boots[:-1]:
             return Hold.EQUIVOCATION
         return Hold.COUNTER_ROLLBACK
@@ -296,9 +298,8 @@ class _Bench:
             return Hold.KEY_RETIRED
         if not isinstance(case.message, Reading):
             return Hold.SCHEMA_UNKNOWN
-        time_trouble = doubt(case.ahead_s, self._policy)
-        if time_trouble is not None:
-            return time_trouble
+        if isinstance(case.time, Hold):
+            return case.time
         return Hold.SEQ_JUMP if envelope.seq > case.ledger.highest + self._policy.seq_jump_max else None
 
     def _admit(self, case: _Case) -> Accepted | Held:
@@ -307,31 +308,30 @@ class _Bench:
         What is above all others tells how its device's clock and software are now.
         """
         draft, verified, envelope = case.draft, case.verified, case.envelope
-        time_quality = quality(case.ahead_s, self._policy)
         limit = self._charge(draft, verified)
+        if limit is Limit.DEVICE and case.time is _FINE:
+            self._accuse(draft, verified, Evidence.RATE)
         if limit is not None:
-            if limit is Limit.DEVICE and time_quality is _FINE:
-                self._accuse(draft, verified, Evidence.RATE)
             return self._hold(case, Hold.RATE_LIMITED, limit)
-        if envelope.seq > case.ledger.highest:
-            draft.device = _moved_on(draft.device, envelope, time_quality)
-        self._use(draft, verified, case.ledger)
-        off_since_ms = draft.device.clock_off_since_ms
-        off_s = 0.0 if off_since_ms is None else max(0.0, (envelope.record.received_at_ms - off_since_ms) / 1000)
         assert isinstance(case.message, Reading)
-        return Accepted(case.message, time_quality, off_s)
+        assert isinstance(case.time, TimeQuality)
+        if envelope.seq > case.ledger.highest:
+            draft.device = _moved_on(draft.device, envelope, case.time)
+        return self._accept(case.message, draft, case.ledger, case.time)
 
     def _charge(self, draft: _Draft, verified: Verified) -> Limit | None:
         """Charge a message to all who pay for it; says whose bucket is empty, if one is."""
         meter, now_ms = self.meter, verified.envelope.record.received_at_ms
         return None if meter is None else meter.charge(draft.rate, verified.sender.tenant_no, now_ms)
 
-    def _use(self, draft: _Draft, verified: Verified, ledger: Ledger) -> None:
-        """Enter the number of an accepted message."""
-        envelope = verified.envelope
+    def _accept(self, message: Reading, draft: _Draft, ledger: Ledger, time_quality: TimeQuality) -> Accepted:
+        """Enter the number of a message."""
+        envelope, off_since_ms = message.verified.envelope, draft.device.clock_off_since_ms
         draft.ledgers[envelope.epoch] = add(ledger, envelope.seq, self._policy.ledger_ranges_max)
         draft.moved = True
-        draft.accepted.append(verified)
+        draft.accepted.append(message.verified)
+        off_s = 0.0 if off_since_ms is None else max(0.0, (envelope.record.received_at_ms - off_since_ms) / 1000)
+        return Accepted(message, time_quality, off_s)
 
     def _hold(self, case: _Case, reason: Hold, limit: Limit | None = None) -> Held:
         """Remember it; its bytes are kept as long as its device has not filled its share of the lane."""

@@ -221,3 +221,10 @@ def test_a_copy_of_a_unit_whose_clock_is_off_is_noticed_as_well() -> None:
     court.weigh(*[Say(seq, boot=ONE, late_s=5_000) for seq in range(1, 4)])
     found = court.weigh(Say(2, "b", boot=TWO, late_s=5_000), Say(4, boot=ONE, late_s=5_000))
     assert found == ["counter_rollback", "quarantined"]
+
+
+def test_the_time_of_a_device_whose_clock_is_off_is_doubted_like_any_other() -> None:
+    assert Court().weigh(Say(1, late_s=400), Say(2, late_s=401), Say(3, late_s=31 * DAY_S)) == [
+        *["accepted"] * 2,
+        "stale",
+    ]
