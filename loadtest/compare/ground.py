@@ -128,7 +128,7 @@ async def enrol_entries(servers: Servers, entries: list[Entry], template: str) -
 async def copy_database(servers: Servers, name: str, template: str) -> None:
     """Make a database that is like the template."""
     async with connected(servers.database("postgres")) as server:
-        await server.execute(f'create database "{name}" template "{template}" strategy file_copy', timeout=PATIENCE_S)
+        await server.execute(f'create database "{name}" template "{template}" strategy wal_log', timeout=PATIENCE_S)
 
 
 async def fill(kafka: str, topic: str, corpus: Corpus, messages: int) -> None:
