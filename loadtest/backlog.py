@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -147,12 +147,12 @@ async def _watch(wish: Wish, topic: str, connection: Connection) -> AsyncIterato
         for second in itertools.count(1):
             await asyncio.sleep(max(0.0, began_s + second - time.monotonic()))
             totals = await read_totals(connection, topic)
-            look = Look(time.monotonic() - began_s, totals.consumed, resident(supervisor, "VmRSS"))
+            look = Look(time.monotonic() - began_s, totals.consumed, resident(_supervised(supervisor), "VmRSS"))
             if second % SHOW_EVERY_S == 0:
                 say(_line(look))
             yield look
             if look.consumed >= wish.messages or look.at_s > wish.seconds:
-                yield Look(look.at_s, look.consumed, resident(supervisor, "VmHWM"))
+                yield Look(look.at_s, look.consumed, resident(_supervised(supervisor), "VmHWM"))
                 return
 
 
@@ -170,10 +170,14 @@ async def _workers(wish: Wish, topic: str) -> AsyncIterator[int]:
         await asyncio.wait_for(process.wait(), DRAIN_S_MAX)
 
 
-def resident(supervisor: int, what: str) -> dict[int, int]:
-    """Read from /proc how many bytes each worker process has in memory (VmRSS), or had at most (VmHWM)."""
+def _supervised(supervisor: int) -> list[int]:
+    return family(supervisor)[1:] or [supervisor]  # a worker alone supervises nobody
+
+
+def resident(workers: Iterable[int], what: str) -> dict[int, int]:
+    """Read from /proc how many bytes each process has in memory (VmRSS), or had at most (VmHWM)."""
     found: dict[int, int] = {}
-    for pid in family(supervisor)[1:] or [supervisor]:  # a worker alone supervises nobody
+    for pid in workers:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
             found[pid] = next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:")), 0)

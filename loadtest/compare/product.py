@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,7 +11,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer
 
 from ingest.adapters.postgres.connection import Connection
-from loadtest.compare.cpu import family, times, used_s
+from loadtest.compare.cpu import times, used_s
 from loadtest.compare.ground import PARTITIONS, Ground, connected
 
 READY_S_MAX = 60.0
@@ -53,6 +51,22 @@ class Drained(msgspec.Struct, frozen=True):
         return self.messages / self.seconds
 
 
+class Workers(msgspec.Struct, frozen=True):
+    """Worker processes, side by side. One that ends before it is told has no successor."""
+
+    processes: list[Process]
+
+    @property
+    def pids(self) -> list[int]:
+        """Their process numbers."""
+        return [process.pid for process in self.processes]
+
+    @property
+    def dead(self) -> bool:
+        """Whether one has ended."""
+        return any(process.returncode is not None for process in self.processes)
+
+
 class WrongError(Exception):
     """The product did not do what it should: its rate means nothing."""
 
@@ -61,11 +75,11 @@ async def drain(ground: Ground, database: str, processes: int, engine: str) -> D
     """Let workers take the whole backlog. Raises WrongError unless every message is accepted."""
     journal = journal_of(ground, database)
     async with connected(database) as connection:
-        async with standing_by(ground, database, processes, engine) as (process, begin):
-            before = times(family(process.pid)), *ground.server_times()
+        async with standing_by(ground, database, processes, engine) as (workers, begin):
+            before = times(workers.pids), *ground.server_times()
             await begin()
-            await _until_taken(connection, ground.messages, process)
-            after = times(family(process.pid)), *ground.server_times()
+            await _until_taken(connection, ground.messages, workers)
+            after = times(workers.pids), *ground.server_times()
         seconds = await _judge(connection, ground.messages, journal)
     used = [used_s(*pair) * 1e6 / ground.messages for pair in zip(before, after, strict=True)]
     return Drained(ground.messages, seconds, Cpu(worker=used[0], kafka=used[1], postgres=used[2]))
@@ -74,8 +88,8 @@ async def drain(ground: Ground, database: str, processes: int, engine: str) -> D
 @contextlib.asynccontextmanager
 async def standing_by(
     ground: Ground, database: str, processes: int, engine: str
-) -> AsyncIterator[tuple[Process, Callable[[], Awaitable[None]]]]:
-    """Run workers that all wait to take their partitions over; gives the process, and what lets them begin."""
+) -> AsyncIterator[tuple[Workers, Callable[[], Awaitable[None]]]]:
+    """Run workers that all wait to take their partitions over; gives them, and what lets them begin."""
     group = database.rpartition("/")[2]
     async with (
         connected(database) as connection,
@@ -86,11 +100,11 @@ async def standing_by(
         await barred.start()
         # Nobody can take a partition over before this transaction ends: all begin at the same moment.
         await gate.execute("lock table store.partition_lease in share row exclusive mode")
-        async with _working(ground, database, journal_of(ground, database), processes, engine) as process:
+        async with _working(ground, database, processes, engine) as workers:
             await _joined(ground, group, processes)
             await leave()
             await _waiting(connection, ground.topic)
-            yield process, barred.commit
+            yield workers, barred.commit
 
 
 def journal_of(ground: Ground, database: str) -> Path:
@@ -99,19 +113,23 @@ def journal_of(ground: Ground, database: str) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def _working(ground: Ground, database: str, journal: Path, processes: int, engine: str) -> AsyncIterator[Process]:
+async def _working(ground: Ground, database: str, processes: int, engine: str) -> AsyncIterator[Workers]:
     """Run workers for the length of the block. At its end they have committed all, and a calm end would take longer."""
-    command = ["-m", "ingest", "worker", "--processes", str(processes), "--engine", engine]
+    command = ["-m", "ingest", "worker", "--engine", engine]
     environ = ground.environ(database, database.rpartition("/")[2])
-    with journal.open("wb") as file:
-        process = await asyncio.create_subprocess_exec(sys.executable, *command, env=environ, stderr=file)
+    workers = Workers([])
     try:
-        yield process
+        with journal_of(ground, database).open("ab") as file:
+            for _ in range(processes):
+                workers.processes.append(
+                    await asyncio.create_subprocess_exec(sys.executable, *command, env=environ, stderr=file)
+                )
+        yield workers
     finally:
-        for pid in family(process.pid):  # the supervisor first: it would start the others anew
+        for process in workers.processes:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        await process.wait()
+                process.kill()
+            await process.wait()
 
 
 @contextlib.asynccontextmanager
@@ -156,11 +174,11 @@ async def _waiting(connection: Connection, topic: str) -> None:
     raise WrongError(f"the partitions of {topic} were not dealt out within {READY_S_MAX:.0f} s")
 
 
-async def _until_taken(connection: Connection, messages: int, process: Process) -> None:
+async def _until_taken(connection: Connection, messages: int, workers: Workers) -> None:
     """Wait until every message has its verdict; not for ever, and not for workers that are gone."""
     taken, stalled_s = 0, 0.0
     while taken < messages:
-        if process.returncode is not None or stalled_s > STALLED_S_MAX:
+        if workers.dead or stalled_s > STALLED_S_MAX:
             raise WrongError(f"the workers took {taken:,} of {messages:,} messages, and no more")
         await asyncio.sleep(LOOK_EVERY_S)
         now = await connection.fetchval("select coalesce(sum(next_offset), 0)::bigint from store.partition_lease")

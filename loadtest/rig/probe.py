@@ -63,7 +63,7 @@ class Progress:
 class Probe:
     """Looks at the processes and at the database."""
 
-    def __init__(self, ground: Ground, connection: Connection, workers: int, senders: Sequence[int]) -> None:
+    def __init__(self, ground: Ground, connection: Connection, workers: Sequence[int], senders: Sequence[int]) -> None:
         self._ground = ground
         self._connection = connection
         self._workers = workers
@@ -111,7 +111,7 @@ class Probe:
         """Read the clocks of all whose processes are known; of servers that were lent they are not."""
         kafka, postgres = self._ground.servers.pids()
         kinds = {
-            "workers": family(self._workers),
+            "workers": self._workers,
             "PostgreSQL": family(postgres) if postgres else [],
             "Kafka": [kafka] if kafka else [],
             "rig": [os.getpid(), *self._senders],

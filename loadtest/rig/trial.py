@@ -18,7 +18,7 @@ from ingest.adapters.postgres.registry import Entry, read_lines
 from ingest.adapters.topics import make_topic, prepare_topic
 from loadtest.chaos.stage import Servers
 from loadtest.compare.ground import ALERTS, PARTITIONS, Ground, connected, enrol_entries, sign
-from loadtest.compare.product import READY_S_MAX, STALLED_S_MAX, WrongError, standing_by
+from loadtest.compare.product import READY_S_MAX, STALLED_S_MAX, Workers, WrongError, standing_by
 from loadtest.corpus import Corpus, Order
 from loadtest.rig.account import Account
 from loadtest.rig.histogram import Histogram
@@ -155,8 +155,8 @@ async def _play(ground: Ground, course: Course, wish: Wish, cache: Path, databas
         if course.backlog:
             await _fill(senders)
         connection = await stack.enter_async_context(connected(database))
-        process, begin = await stack.enter_async_context(standing_by(ground, database, wish.processes, wish.engine))
-        probe = Probe(ground, connection, process.pid, senders.pids)
+        workers, begin = await stack.enter_async_context(standing_by(ground, database, wish.processes, wish.engine))
+        probe = Probe(ground, connection, workers.pids, senders.pids)
         await begin()
         begin_at_s = time.time()
         if not course.backlog:
@@ -164,7 +164,7 @@ async def _play(ground: Ground, course: Course, wish: Wish, cache: Path, databas
             begin_at_s = time.time() + BEGIN_IN_S
             senders.begin(begin_at_s)
         probe.zero_s = begin_at_s + course.warm_s
-        await _watch(probe, senders, process, course.count)
+        await _watch(probe, senders, workers, course.count)
     return Played(course, ground.topic, begin_at_s, probe, senders.late)
 
 
@@ -184,7 +184,7 @@ async def _owned(connection: Connection, topic: str) -> None:
     raise WrongError(f"the partitions of {topic} were not taken over within {READY_S_MAX:.0f} s")
 
 
-async def _watch(probe: Probe, senders: Senders, process: asyncio.subprocess.Process, count: int) -> None:
+async def _watch(probe: Probe, senders: Senders, workers: Workers, count: int) -> None:
     """Look every second until all is committed. Raises WrongError if that does not go on."""
     stalled_s = 0.0
     began_s = time.monotonic()
@@ -198,7 +198,7 @@ async def _watch(probe: Probe, senders: Senders, process: asyncio.subprocess.Pro
             return
         moved = probe.progress.committed > before or not senders.done
         stalled_s = 0.0 if moved else stalled_s + LOOK_EVERY_S
-        if process.returncode is not None or stalled_s > STALLED_S_MAX:
+        if workers.dead or stalled_s > STALLED_S_MAX:
             raise WrongError(f"the workers took {probe.progress.committed:,} of {count:,} messages, and no more")
         looks += 1
         await asyncio.sleep(max(0.0, began_s + looks * LOOK_EVERY_S - time.monotonic()))
