@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -51,24 +52,27 @@ class Drained(msgspec.Struct, frozen=True):
         return self.messages / self.seconds
 
 
+class WrongError(Exception):
+    """The product did not do what it should: its rate means nothing."""
+
+
 class Workers(msgspec.Struct, frozen=True):
     """Worker processes, side by side. One that ends before it is told has no successor."""
 
     processes: list[Process]
+    journal: Path  # of them all
 
     @property
     def pids(self) -> list[int]:
         """Their process numbers."""
         return [process.pid for process in self.processes]
 
-    @property
-    def dead(self) -> bool:
-        """Whether one has ended."""
-        return any(process.returncode is not None for process in self.processes)
-
-
-class WrongError(Exception):
-    """The product did not do what it should: its rate means nothing."""
+    def check(self) -> None:
+        """Raise WrongError if one has ended."""
+        for process in self.processes:
+            if process.returncode is not None:
+                how = f"worker {process.pid} has ended with status {process.returncode}"
+                raise WrongError(f"{how}; the end of its journal {self.journal} says why")
 
 
 async def drain(ground: Ground, database: str, processes: int, engine: str) -> Drained:
@@ -101,9 +105,9 @@ async def standing_by(
         # Nobody can take a partition over before this transaction ends: all begin at the same moment.
         await gate.execute("lock table store.partition_lease in share row exclusive mode")
         async with _working(ground, database, processes, engine) as workers:
-            await _joined(ground, group, processes)
+            await _joined(ground, group, workers)
             await leave()
-            await _waiting(connection, ground.topic)
+            await _waiting(connection, ground.topic, workers)
             yield workers, barred.commit
 
 
@@ -114,12 +118,12 @@ def journal_of(ground: Ground, database: str) -> Path:
 
 @contextlib.asynccontextmanager
 async def _working(ground: Ground, database: str, processes: int, engine: str) -> AsyncIterator[Workers]:
-    """Run workers for the length of the block. At its end they have committed all, and a calm end would take longer."""
-    command = ["-m", "ingest", "worker", "--engine", engine]
+    """Run workers for the length of the block, and kill them: if all went well all is committed by then."""
+    command = ["-m", "ingest", "worker", "--engine", engine, "--parent", str(os.getpid())]  # should we end, so do they
     environ = ground.environ(database, database.rpartition("/")[2])
-    workers = Workers([])
+    workers = Workers([], journal_of(ground, database))
     try:
-        with journal_of(ground, database).open("ab") as file:
+        with workers.journal.open("ab") as file:
             for _ in range(processes):
                 workers.processes.append(
                     await asyncio.create_subprocess_exec(sys.executable, *command, env=environ, stderr=file)
@@ -129,6 +133,7 @@ async def _working(ground: Ground, database: str, processes: int, engine: str) -
         for process in workers.processes:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+        for process in workers.processes:
             await process.wait()
 
 
@@ -154,22 +159,24 @@ async def _keeping_open(kafka: str, topic: str, group: str) -> AsyncIterator[Cal
         await member.stop()
 
 
-async def _joined(ground: Ground, group: str, processes: int) -> None:
-    """Wait until so many, beside the one who keeps it open, have joined the group."""
+async def _joined(ground: Ground, group: str, workers: Workers) -> None:
+    """Wait until all of them, beside the one who keeps it open, have joined the group."""
     async with ground.servers.administered() as client:
         for _ in range(int(READY_S_MAX / LOOK_EVERY_S)):
             (answer,) = await client.describe_consumer_groups([group])
-            if len(answer.groups[0][5]) > processes:
+            if len(answer.groups[0][5]) > len(workers.processes):
                 return
+            workers.check()
             await asyncio.sleep(LOOK_EVERY_S)
-    raise WrongError(f"{processes} workers have not joined group {group} within {READY_S_MAX:.0f} s")
+    raise WrongError(f"{len(workers.processes)} workers have not joined group {group} within {READY_S_MAX:.0f} s")
 
 
-async def _waiting(connection: Connection, topic: str) -> None:
+async def _waiting(connection: Connection, topic: str, workers: Workers) -> None:
     """Wait until all partitions wait to be taken over."""
     for _ in range(int(READY_S_MAX / LOOK_EVERY_S)):
         if await connection.fetchval(_WAITING, f"weighbridge {topic}/%") == PARTITIONS:
             return
+        workers.check()
         await asyncio.sleep(LOOK_EVERY_S)
     raise WrongError(f"the partitions of {topic} were not dealt out within {READY_S_MAX:.0f} s")
 
@@ -178,7 +185,8 @@ async def _until_taken(connection: Connection, messages: int, workers: Workers) 
     """Wait until every message has its verdict; not for ever, and not for workers that are gone."""
     taken, stalled_s = 0, 0.0
     while taken < messages:
-        if workers.dead or stalled_s > STALLED_S_MAX:
+        workers.check()
+        if stalled_s > STALLED_S_MAX:
             raise WrongError(f"the workers took {taken:,} of {messages:,} messages, and no more")
         await asyncio.sleep(LOOK_EVERY_S)
         now = await connection.fetchval("select coalesce(sum(next_offset), 0)::bigint from store.partition_lease")

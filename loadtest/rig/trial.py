@@ -198,7 +198,8 @@ async def _watch(probe: Probe, senders: Senders, workers: Workers, count: int) -
             return
         moved = probe.progress.committed > before or not senders.done
         stalled_s = 0.0 if moved else stalled_s + LOOK_EVERY_S
-        if workers.dead or stalled_s > STALLED_S_MAX:
+        workers.check()
+        if stalled_s > STALLED_S_MAX:
             raise WrongError(f"the workers took {probe.progress.committed:,} of {count:,} messages, and no more")
         looks += 1
         await asyncio.sleep(max(0.0, began_s + looks * LOOK_EVERY_S - time.monotonic()))
