@@ -167,7 +167,7 @@ class Worker(msgspec.Struct, frozen=True):
         samples = 0
         for step in _steps(messages):
             examined += (done := self.examiner.examine(step, ring))
-            samples += sum(len(message.samples) for message in done if isinstance(message, Reading))
+            samples += sum([len(message.samples) for message in done if type(message) is Reading])
             await asyncio.sleep(0)
             if samples >= self.limits.samples_max:
                 break

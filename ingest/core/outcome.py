@@ -113,14 +113,14 @@ def account(judged: Sequence[Judged], devices: list[Device], accusations: list[A
     duplicates: list[Duplicate] = []
     held: list[Held] = []
     refused: list[Refused] = []
-    for one in judged:
-        if isinstance(one, Accepted):
+    for one in judged:  # by its very type: isinstance takes five times as long to say no
+        if type(one) is Accepted:
             accepted.append(one)
-        elif isinstance(one, Refused):
+        elif type(one) is Refused:
             refused.append(one)
-        elif isinstance(one, Duplicate):
+        elif type(one) is Duplicate:
             duplicates.append(one)
-        elif isinstance(one, Held):
+        elif type(one) is Held:
             held.append(one)
     counts = {
         (Verdict.ACCEPTED, ""): len(accepted),

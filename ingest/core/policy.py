@@ -6,6 +6,8 @@ import msgspec
 
 from ingest.core.verdict import Evidence
 
+_WEIGHTS = {evidence: f"weight_{evidence}" for evidence in Evidence}
+
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The limits of schemas/envelope.md. What does not change a verdict is a setting, and lives in ingest.config."""
@@ -47,7 +49,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def weight_of(self, evidence: Evidence) -> int:
         """Say how much suspicion one piece of evidence raises."""
-        weight: int = getattr(self, f"weight_{evidence}")
+        weight: int = getattr(self, _WEIGHTS[evidence])
         return weight
 
     def digest(self) -> bytes:

@@ -14,6 +14,7 @@ from rich.table import Table
 from deploy.embedded.command import say
 from ingest.core.signature import Engine
 from ingest.core.verdict import Hold, Refusal, Verdict
+from ingest.process import seek_garbage_seldom
 from loadtest.chaos.stage import Servers
 from loadtest.compare.ground import enrol, sign
 from loadtest.corpus import Content, Order
@@ -66,6 +67,7 @@ async def measure(servers: Servers, wish: Wish, engine: Engine, cache: Path) -> 
     say("enrolling the devices")
     await enrol(servers, corpora[ACCEPTED.content], TEMPLATE)
     bench = Bench(servers, TEMPLATE, corpora, engine, wish.batch)
+    seek_garbage_seldom()  # as a worker does: what is looked through every 700 objects is this program, not its work
     found: dict[Case, list[Pair]] = {case: [] for case in cases}
     for number in range(wish.rounds):
         for case in cases:
