@@ -77,14 +77,13 @@ class Workers(msgspec.Struct, frozen=True):
 
 async def drain(ground: Ground, database: str, processes: int, engine: str) -> Drained:
     """Let workers take the whole backlog. Raises WrongError unless every message is accepted."""
-    journal = journal_of(ground, database)
     async with connected(database) as connection:
         async with standing_by(ground, database, processes, engine) as (workers, begin):
             before = times(workers.pids), *ground.server_times()
             await begin()
             await _until_taken(connection, ground.messages, workers)
             after = times(workers.pids), *ground.server_times()
-        seconds = await _judge(connection, ground.messages, journal)
+        seconds = await _judge(connection, ground.messages, workers.journal)
     used = [used_s(*pair) * 1e6 / ground.messages for pair in zip(before, after, strict=True)]
     return Drained(ground.messages, seconds, Cpu(worker=used[0], kafka=used[1], postgres=used[2]))
 
@@ -111,17 +110,13 @@ async def standing_by(
             yield workers, barred.commit
 
 
-def journal_of(ground: Ground, database: str) -> Path:
-    """Say where the workers write what they do."""
-    return ground.servers.state / f"{database.rpartition('/')[2]}.jsonl"
-
-
 @contextlib.asynccontextmanager
 async def _working(ground: Ground, database: str, processes: int, engine: str) -> AsyncIterator[Workers]:
     """Run workers for the length of the block, and kill them: if all went well all is committed by then."""
     command = ["-m", "ingest", "worker", "--engine", engine, "--parent", str(os.getpid())]  # should we end, so do they
-    environ = ground.environ(database, database.rpartition("/")[2])
-    workers = Workers([], journal_of(ground, database))
+    name = database.rpartition("/")[2]
+    environ = ground.environ(database, name)
+    workers = Workers([], ground.servers.state / f"{name}.jsonl")
     try:
         with workers.journal.open("ab") as file:
             for _ in range(processes):
