@@ -152,13 +152,13 @@ def _query(name: str, changes: Mapping[str, str]) -> tuple[object, str, object]:
     return queries, name, broken
 
 
-_NO_FENCE = _query("MOVE_OFFSET", {FENCE: "$3::bigint + $4::bigint > 0"})
-_EPOCH_ONLY = _query("MOVE_OFFSET", {"next_offset = $4": "$4::bigint >= 0"})
+_NO_FENCE = _query("CLOSE", {FENCE: "$3::bigint + $4::bigint > 0"})
+_EPOCH_ONLY = _query("CLOSE", {"next_offset = $4": "$4::bigint >= 0"})
 _STAY = _query(
-    "MOVE_OFFSET",
+    "CLOSE",
     {
         "next_offset = $5": "next_offset = next_offset + 0 * $5::bigint",
-        "record_hash = $6": "record_hash = nullif($6::bytea, $6)",
+        "record_hash = $18": "record_hash = nullif($18::bytea, $18)",
         "next_offset = $4": "$4::bigint >= 0",
     },
 )

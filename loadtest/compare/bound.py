@@ -136,7 +136,6 @@ async def state(ground: Ground, connection: Connection) -> float:
 
     Returns µs for each message. Whoever checks sequence numbers has to keep which of them were used.
     """
-    await connection.execute(queries.CHANGED_DEVICES)
     found = await connection.fetch(_DEVICES_OF_BATCHES, timeout=PATIENCE_S)
     batches = []
     for one in found:
@@ -147,8 +146,7 @@ async def state(ground: Ground, connection: Connection) -> float:
         for numbers, devices in batches:
             async with connection.transaction():
                 await connection.fetch(queries.RECALL, numbers)
-                await connection.copy_records_to_table("changed_device", records=devices, columns=rows.DEVICE)
-                await connection.execute(queries.UPDATE_DEVICES)
+                await connection.execute(queries.UPDATE_DEVICES, devices)
 
     await all_of_them()  # what a statement costs for the first time belongs to no message
     messages: int = sum(one["accepted"] for one in found)

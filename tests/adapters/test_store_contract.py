@@ -100,6 +100,7 @@ async def test_what_was_charged_is_handed_on(world: World) -> None:
     assert shares == {
         FLEET: Bucket((POLICY.fleet_burst_max - 3) * 1000, NOW_S * 1000),
         tenant_no: Bucket((POLICY.tenant_burst_max - 3) * 1000, NOW_S * 1000),
+        99: Bucket(),
     }
 
 

@@ -237,7 +237,7 @@ class MemoryTransaction:
     async def shares(self, tenants: AbstractSet[int]) -> Shares:
         """See ingest.ports.Transaction."""
         async with self._connection.call("shares"):
-            return {no: self._owned.shares[no] for no in {*tenants, FLEET} if no in self._owned.shares}
+            return {no: self._owned.shares.get(no, Bucket()) for no in {*tenants, FLEET}}
 
     async def commit(self, outcome: Outcome) -> None:
         """See ingest.ports.Transaction: takes effect at the end of the block."""

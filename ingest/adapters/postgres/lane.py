@@ -19,7 +19,6 @@ from ingest.adapters.postgres.connection import Connection
 from ingest.adapters.postgres.keyring import Keyring
 from ingest.adapters.postgres.lapse import lapse
 from ingest.adapters.postgres.provenance import Provenance, Stamp, columns_of, sign
-from ingest.adapters.postgres.queries import CHANGED_DEVICES
 from ingest.adapters.postgres.transaction import Ownership, PostgresTransaction
 from ingest.core.alert import proven
 from ingest.core.device import Device
@@ -96,7 +95,6 @@ class Review:
         if not await self._connection.fetchval(_LOCK_REVIEW):
             raise UnfitActError("somebody else is judging held messages again at this moment; type it once more later")
         judged_by = await sign(self._connection, self._provenance)
-        await self._connection.execute(CHANGED_DEVICES)
         released = await self._connection.fetchrow(_RELEASED, release_no)
         assert released is not None, "a decision is written down before it is carried out"
         device_no, reason = released

@@ -65,12 +65,6 @@ RELEASE = """
     update store.partition_lease set attempts = attempts - 1, owner_epoch = owner_epoch + 1
     where topic_no = $1 and partition = $2 and owner_epoch = $3"""
 
-MOVE_OFFSET = """
-    update store.partition_lease set next_offset = $5, record_hash = $6, shown_milli = $7, shown_at = $8,
-        strangers_window = $9, strangers = $10, judged_to = greatest(judged_to, $11),
-        seal = $12
-    where topic_no = $1 and partition = $2 and owner_epoch = $3 and next_offset = $4"""
-
 # Resumption ----------------------------------------------------------------------------------------------------------
 
 PARTITIONS = """
@@ -211,13 +205,6 @@ SHARES = """
 
 # Commit --------------------------------------------------------------------------------------------------------------
 
-# Rows come by COPY: of every element of an array parameter the driver asks whether it is a collection.
-CHANGED_DEVICES = """
-    create temporary table if not exists changed_device on commit delete rows as
-    select device_no, held, held_bytes, boots, seen::text as seen, seen_floor, lowest, highest, accepted, standing,
-           suspicion, suspicion_at, software, clock_off_since, rate_milli, rate_at, rolled
-    from store.device_state with no data"""
-
 UPDATE_DEVICES = """
     update store.device_state s set
         held = u.held, held_bytes = u.held_bytes, boots = u.boots,
@@ -225,7 +212,7 @@ UPDATE_DEVICES = """
         lowest = u.lowest, highest = u.highest, accepted = u.accepted,
         standing = u.standing, suspicion = u.suspicion, suspicion_at = u.suspicion_at, software = u.software,
         clock_off_since = u.clock_off_since, rate_milli = u.rate_milli, rate_at = u.rate_at, rolled = u.rolled
-    from changed_device u where s.device_no = u.device_no"""
+    from unnest($1::store.changed_device[]) u where s.device_no = u.device_no"""
 
 UPDATE_CLOSED = """
     update store.closed_ledger c set
@@ -235,17 +222,23 @@ UPDATE_CLOSED = """
         u (device_no, epoch, seen, seen_floor, lowest, highest, accepted)
     where c.device_no = u.device_no and c.epoch = u.epoch"""
 
-UPDATE_SHARES = """
-    insert into store.share (topic_no, partition, tenant_no, rate_milli, rate_at)
-    select $1, $2, tenant_no, rate_milli, to_timestamp(rate_at_ms / 1000.0)
-    from unnest($3::text::integer[], $4::text::bigint[], $5::text::bigint[]) u (tenant_no, rate_milli, rate_at_ms)
-    on conflict (topic_no, partition, tenant_no)
-    do update set rate_milli = excluded.rate_milli, rate_at = excluded.rate_at"""
-
-BATCH = """
-    insert into store.batch (topic_no, partition, from_offset, to_offset, accepted, duplicate, held, refused,
-                             skipped, owner_epoch, judged_by, worker, links, seal)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"""
+# The batch's summary, the shares that it charged, and the lease: one row of that, or we are fenced.
+CLOSE = """
+    with batch as (
+        insert into store.batch (topic_no, partition, owner_epoch, from_offset, to_offset, accepted, duplicate, held,
+                                 refused, skipped, judged_by, worker, links, seal)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+    ), share as (
+        insert into store.share (topic_no, partition, tenant_no, rate_milli, rate_at)
+        select $1, $2, tenant_no, rate_milli, to_timestamp(rate_at_ms / 1000.0)
+        from unnest($15::text::integer[], $16::text::bigint[], $17::text::bigint[])
+            u (tenant_no, rate_milli, rate_at_ms)
+        on conflict (topic_no, partition, tenant_no)
+        do update set rate_milli = excluded.rate_milli, rate_at = excluded.rate_at
+    )
+    update store.partition_lease set next_offset = $5, seal = $14, record_hash = $18, shown_milli = $19, shown_at = $20,
+        strangers_window = $21, strangers = $22, judged_to = greatest(judged_to, $23)
+    where topic_no = $1 and partition = $2 and owner_epoch = $3 and next_offset = $4"""
 
 SKIPPED = """
     insert into store.skipped (topic_no, partition, from_offset, to_offset)

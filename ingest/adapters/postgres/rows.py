@@ -153,7 +153,7 @@ def alerts(raised: Sequence[Alert], owners: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def devices(changed: Sequence[Device]) -> list[Row]:
-    """Give the rows of `changed_device`: what a batch changes of `store.device_state`, of each one's current epoch."""
+    """Give what a batch changes of `store.device_state`, as `store.changed_device`: of each one's current epoch."""
     return [
         (
             device.device_no, device.held, device.held_bytes, b"".join(device.boots), multirange(ledger.ranges),
@@ -168,7 +168,7 @@ def devices(changed: Sequence[Device]) -> list[Row]:
 
 
 def shares(charged: Shares) -> list[str]:
-    """Give the columns for UPDATE_SHARES, by tenant."""
+    """Give the columns for CLOSE, by tenant."""
     buckets = [charged[no] for no in sorted(charged)]
     levels, times = [bucket.level_milli for bucket in buckets], [bucket.at_ms for bucket in buckets]
     return [listed(sorted(charged)), listed(levels), listed(times)]

@@ -78,7 +78,6 @@ class PostgresStore:
         await connection.execute(queries.TOPIC_EXISTS, topic)
         topic_no = await connection.fetchval(queries.TOPIC, topic, partition)
         judged_by = await sign(connection, signed := self._provenance())
-        await connection.execute(queries.CHANGED_DEVICES)
         await connection.execute(queries.LEASE_EXISTS, topic_no, partition)
         await connection.execute(queries.END_PREVIOUS_OWNER, topic_no, partition)
         ours_last = self._epochs.get((topic_no, partition), 0)
@@ -107,6 +106,7 @@ class PostgresLease:
         self.allowance = Bucket(taken["shown_milli"], taken["shown_at"] // 1000)
         self.strangers = Strangers(taken["strangers_window"], int.from_bytes(taken["strangers"], "big"))
         self._seal: bytes = taken["seal"]
+        self._shares: dict[int, Bucket] = {}  # of tenants that have sent since then
 
     @property
     def next_offset(self) -> int:
@@ -150,7 +150,7 @@ class PostgresLease:
         """See ingest.ports.Lease. Leaves the connection usable only after success, or when keys have moved."""
         with trouble("committing a batch"):
             transaction = self._connection.transaction(isolation="read_committed")
-            batch = PostgresTransaction(self._ownership, self._seal)
+            batch = PostgresTransaction(self._ownership, self._seal, self._shares)
             try:
                 await transaction.start()
                 yield batch
@@ -167,3 +167,4 @@ class PostgresLease:
             self.allowance, self.strangers = outcome.allowance, outcome.strangers
             self.mark = Mark(span.to_offset, self.mark.log_id, span.record_hash)
             self._seal = batch.seal
+            self._shares |= outcome.shares

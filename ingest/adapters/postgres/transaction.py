@@ -40,11 +40,14 @@ class Ownership(msgspec.Struct, frozen=True):
 class PostgresTransaction:
     """One batch being committed, in the order that never deadlocks: device rows, messages, device rows, lease."""
 
-    def __init__(self, ownership: Ownership, seal_before: bytes = BEGINNING) -> None:
+    def __init__(
+        self, ownership: Ownership, seal_before: bytes = BEGINNING, shares: dict[int, Bucket] | None = None
+    ) -> None:
         self._connection = ownership.connection
         self.stamp = ownership.stamp
         self._fields = ownership.fields
         self.seal = seal_before  # of the batch before; once this one is written, its own
+        self._shares = {} if shares is None else shares  # as far as they were read: nobody else writes them
         self.outcome: Outcome | None = None  # once it is written
 
     async def recall(self, accountable: Iterable[Verified]) -> Mapping[int, Device]:
@@ -114,11 +117,13 @@ class PostgresTransaction:
 
     async def shares(self, tenants: AbstractSet[int]) -> Shares:
         """See ingest.ports.Transaction."""
-        if not tenants:
-            return {}
-        where = self.stamp.topic_no, self.stamp.partition
-        found = await self._connection.fetch(queries.SHARES, *where, rows.listed(sorted({*tenants, FLEET})))
-        return {row["tenant_no"]: _bucket(row) for row in found}
+        asked = {*tenants, FLEET} if tenants else set()
+        if strange := sorted(asked - self._shares.keys()):
+            where = self.stamp.topic_no, self.stamp.partition
+            found = await self._connection.fetch(queries.SHARES, *where, rows.listed(strange))
+            kept = {row["tenant_no"]: Bucket(row["rate_milli"], row["rate_at"] // 1000) for row in found}
+            self._shares |= {no: kept.get(no, Bucket()) for no in strange}
+        return {no: self._shares[no] for no in asked}
 
     async def commit(self, outcome: Outcome) -> None:
         """See ingest.ports.Transaction."""
@@ -155,17 +160,14 @@ class PostgresTransaction:
         names, places = (columns := rows.alerts(alerts, owners))[:5], columns[5:]
         await self._connection.execute(queries.RAISE, *names, self.stamp.topic_no, self.stamp.judged_by, *places)
 
-    async def _copy(
-        self, table: str, columns: Sequence[str], records: Iterable[rows.Row], schema: str = "store"
-    ) -> None:
+    async def _copy(self, table: str, columns: Sequence[str], records: Iterable[rows.Row]) -> None:
         copy = self._connection.copy_records_to_table
         with encoding():
-            await copy(table, records=made(records), columns=columns, schema_name=schema)
+            await copy(table, records=made(records), columns=columns, schema_name="store")
 
     async def _update(self, devices: Sequence[Device]) -> None:
         if devices:
-            await self._copy("changed_device", rows.DEVICE, rows.devices(devices), "pg_temp")
-            await self._connection.execute(queries.UPDATE_DEVICES)
+            await self._connection.execute(queries.UPDATE_DEVICES, rows.devices(devices))
         old = rows.closed(devices)
         if old[0]:
             await self._connection.execute(queries.UPDATE_CLOSED, *old)
@@ -180,18 +182,12 @@ class PostgresTransaction:
         if span.skipped:
             starts, ends = zip(*span.skipped, strict=True)
             await self._connection.execute(queries.SKIPPED, stamp.topic_no, stamp.partition, starts, ends)
-        await self._connection.execute(
-            queries.BATCH, stamp.topic_no, stamp.partition, span.from_offset, span.to_offset, *totals, skipped,
-            stamp.owner_epoch, stamp.judged_by, stamp.worker, links, self.seal,
-        )  # fmt: skip
-        if outcome.shares:
-            where = stamp.topic_no, stamp.partition
-            await self._connection.execute(queries.UPDATE_SHARES, *where, *rows.shares(outcome.shares))
-        allowed = outcome.allowance
+        allowed, strangers = outcome.allowance, outcome.strangers
         moved = await self._connection.execute(
-            queries.MOVE_OFFSET, stamp.topic_no, stamp.partition, stamp.owner_epoch, span.from_offset, span.to_offset,
-            span.record_hash, allowed.level_milli, allowed.at_ms * 1000, outcome.strangers.window,
-            _bitmap(outcome.strangers), span.received_at_ms * 1000, self.seal,
+            queries.CLOSE, stamp.topic_no, stamp.partition, stamp.owner_epoch, span.from_offset, span.to_offset,
+            *totals, skipped, stamp.judged_by, stamp.worker, links, self.seal, *rows.shares(outcome.shares),
+            span.record_hash, allowed.level_milli, allowed.at_ms * 1000, strangers.window, _bitmap(strangers),
+            span.received_at_ms * 1000,
         )  # fmt: skip
         if moved != "UPDATE 1":
             raise FencedError(f"partition {stamp.partition}: another worker owns it since epoch {stamp.owner_epoch}")
@@ -219,10 +215,6 @@ def _device(row: asyncpg.Record) -> Device:
         suspicion, suspicion_at // 1000, software, None if clock_off_since is None else clock_off_since // 1000,
         rolled, Bucket(rate_milli, rate_at // 1000),
     )  # fmt: skip
-
-
-def _bucket(row: asyncpg.Record) -> Bucket:
-    return Bucket(row["rate_milli"], row["rate_at"] // 1000)
 
 
 def _ledger(row: asyncpg.Record) -> Ledger:
