@@ -97,10 +97,11 @@ class Sender:
     async def _feed(self, lanes: Sequence[_Lane], begin_at_s: float) -> None:
         """Send what belongs into each partition when it is due, all of that in one request; see that it lands."""
         landing: list[asyncio.Task[None]] = []
+        now_s = -1.0  # stands still until all that was due is handed over: else each few would go out by themselves
         while coming := [lane.next[0] for lane in lanes if lane.next is not None]:
-            now_s = time.time() - begin_at_s
             if min(coming) > now_s:
-                await asyncio.sleep(max(TICK_S, min(coming) - now_s))
+                await asyncio.sleep(max(TICK_S, min(coming) + begin_at_s - time.time()))
+                now_s = time.time() - begin_at_s
                 continue
             due = [lane for lane in lanes if lane.next is not None and lane.next[0] <= now_s]
             landing += [asyncio.create_task(await self._send(lane, now_s, begin_at_s)) for lane in due]

@@ -1,20 +1,25 @@
 """Loads of every kind at a size that a test has time for: verdicts are the true ones, and the report stands alone."""
 
 import re
+import time
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
+from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner
 from msgspec.structs import replace
 
 from ingest.__main__ import main
+from ingest.adapters.topics import prepare_topic
 from ingest.config import EngineChoice
 from ingest.core.device import Algorithm
 from ingest.core.verdict import Hold, Verdict
 from loadtest.chaos.stage import Servers
+from loadtest.compare.ground import PARTITIONS
 from loadtest.rig.scenario import SCENARIOS, Wish
+from loadtest.rig.sender import TICK_S, Sender, Task, Told
 from loadtest.rig.trial import play
 
 WISH = Wish(
@@ -46,6 +51,24 @@ async def test_every_message_of_a_load_gets_the_verdict_that_it_deserves(
     assert {"workers", "PostgreSQL", "Kafka", "rig"} == set(result.cpu_us)
     if name == "tenants":
         assert (Verdict.HELD, Hold.RATE_LIMITED) in {(count.verdict, count.reason) for count in result.counts}
+
+
+@pytest.mark.real
+async def test_what_is_due_within_a_tick_goes_out_together(
+    pair: Servers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (course,) = SCENARIOS["steady"].plan(replace(WISH, rate=3_000.0, seconds=1.0))
+    await prepare_topic(pair.kafka, "ticks", PARTITIONS)
+    task = Task(pair.kafka, "ticks", course.streams, str(tmp_path), tuple(range(PARTITIONS)))
+    async with AIOKafkaProducer(bootstrap_servers=pair.kafka) as producer:
+        sender = Sender(task, producer)
+        began_s = time.time() + 0.3
+        await sender.run(began_s)
+        took_s = time.time() - began_s
+    told = [msgspec.json.decode(line, type=Told) for line in capsys.readouterr().out.splitlines()]
+    assert told[-1].sent == course.count == 3_000
+    assert min(span.appended_at_ms for one in told for span in one.spans) >= int(began_s * 1000)  # when due
+    assert sum(len(one.spans) for one in told) <= PARTITIONS * (took_s / TICK_S + 1)
 
 
 @pytest.mark.real
