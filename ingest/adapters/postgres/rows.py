@@ -38,7 +38,7 @@ ACCUSATION = (
     "device_no", "digest", "evidence", "weight", "before", "after", "spared", "tenant_no", "software", "epoch", "seq",
     "topic_no", "partition", "kafka_offset", "received_at", "judged_by",
 )  # fmt: skip
-DEVICE = (
+DEVICE = (  # as in the type store.changed_device
     "device_no", "held", "held_bytes", "boots", "seen", "seen_floor", "lowest", "highest", "accepted", "standing",
     "suspicion", "suspicion_at", "software", "clock_off_since", "rate_milli", "rate_at", "rolled",
 )  # fmt: skip

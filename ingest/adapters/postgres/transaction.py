@@ -117,7 +117,7 @@ class PostgresTransaction:
 
     async def shares(self, tenants: AbstractSet[int]) -> Shares:
         """See ingest.ports.Transaction."""
-        asked = {*tenants, FLEET} if tenants else set()
+        asked = {*tenants, FLEET}
         if strange := sorted(asked - self._shares.keys()):
             where = self.stamp.topic_no, self.stamp.partition
             found = await self._connection.fetch(queries.SHARES, *where, rows.listed(strange))
