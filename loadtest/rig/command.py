@@ -26,7 +26,7 @@ from loadtest.rig.page import page
 from loadtest.rig.result import Report
 from loadtest.rig.scenario import SCENARIOS, Scenario, Wish
 from loadtest.rig.summary import show
-from loadtest.rig.trial import play, settle
+from loadtest.rig.trial import play_all, settle
 
 SECONDS = 60.0
 WARM_S = 10.0
@@ -94,7 +94,7 @@ async def conduct(name: str, wish: Wish, cache: Path, place: contextlib.Abstract
     load_before, began_at = load(), datetime.now(UTC).isoformat(timespec="seconds")
     scenario = SCENARIOS[name]
     async with place as servers:
-        results = [await play(servers, course, wish, cache) for course in scenario.plan(wish)]
+        results = await play_all(servers, scenario, wish, cache)
         machine = await describe(servers, load_before)
     wished = msgspec.to_builtins(wish)
     return Report(name, scenario.about, began_at, wished, machine, results, settle(scenario, results))

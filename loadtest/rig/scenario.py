@@ -26,6 +26,7 @@ BURST = 5
 NOISE = 4
 TENANTS = 100
 FEW_DEVICES = 10_000
+SUSTAINED = 0.7  # of what can be taken: so much is to be asked of servers day by day
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -94,6 +95,7 @@ class Measure(StrEnum):
 
     GOODPUT = "goodput"  # of the stream that is watched
     MEMORY = "memory"  # of the workers, at most
+    P99 = "p99"  # append to commit, of the last course; compared with a second
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -113,10 +115,25 @@ class Scenario(msgspec.Struct, frozen=True):
     plan: Callable[[Wish], tuple[Course, ...]]
     claim: Claim | None = None
     devices: int = 5_000  # if no number is named
+    then: Callable[[Course, float], Course] | None = None  # one more, by the rate that was taken
 
 
 def _steady(wish: Wish) -> tuple[Course, ...]:
     return (Course("steady", (_honest(wish, Stretch(wish.seconds, wish.rate)),), warm_s=wish.warm),)
+
+
+def _saturation(wish: Wish) -> tuple[Course, ...]:
+    (course,) = _steady(wish)
+    return (replace(course, name="saturation", phases=_phases(("offered", wish.seconds))),)
+
+
+def _sustained(course: Course, taken: float) -> Course:
+    """Send the same messages again, more slowly: so they last longer."""
+    (stream,), rate = course.streams, SUSTAINED * taken
+    seconds = stream.flow.count / rate - course.warm_s
+    flow = Flow((Stretch(course.warm_s, rate), Stretch(seconds, rate)))
+    phases = _phases(("sustained", seconds))
+    return replace(course, name=f"{SUSTAINED:.0%} of it", streams=(replace(stream, flow=flow),), phases=phases)
 
 
 def _burst(wish: Wish) -> tuple[Course, ...]:
@@ -231,6 +248,11 @@ GOODPUT = Claim("goodput of the watched stream beside the other, of what it is a
 SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
     {
         "steady": Scenario("An even stream.", 5_000, _steady),
+        "saturation": Scenario(
+            f"As much as is asked for, and {SUSTAINED:.0%} of what was taken of it.", 30_000, _saturation,
+            Claim(f"p99 from append to commit at {SUSTAINED:.0%} of that rate, of a second", Measure.P99, most=1.0),
+            then=_sustained,
+        ),
         "burst": Scenario(f"{BURST} times the rate for a fifth of the time.", 2_000, _burst),
         "reconnect": Scenario("An outage, and after it all that was kept meanwhile, at once.", 2_000, _reconnect),
         "drain": Scenario("A backlog of rate times seconds, as fast as it can be taken.", 5_000, _drain),

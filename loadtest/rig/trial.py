@@ -30,6 +30,7 @@ from loadtest.rig.sender import Task, Told
 BEGIN_IN_S = 0.5
 LOOK_EVERY_S = 1.0
 END_S_MAX = 20.0
+SATURATED_S = 1.0  # who lags behind by less than what comes in that time keeps up
 LINE_BYTES_MAX = 16 * 2**20  # of what a sender says in a second
 
 
@@ -96,6 +97,21 @@ class Senders:
                 self._ended += 1
                 return
         raise WrongError("a sender ended before all was sent; what it said stands above")
+
+
+async def play_all(servers: Servers, scenario: Scenario, wish: Wish, cache: Path) -> list[Result]:
+    """Play its courses in turn, and the one that depends on them. Raises WrongError if one cannot be played."""
+    courses = list(scenario.plan(wish))
+    results = [await play(servers, course, wish, cache) for course in courses]
+    if scenario.then is not None:
+        (phase,) = results[-1].parts
+        if not phase.goodput:
+            raise WrongError("nothing was committed while it was sent: give it more --seconds")
+        if results[-1].lag_max < phase.offered * SATURATED_S:
+            say("it kept up with all that came: what can be taken is more; a higher --rate would tell")
+        last = scenario.then(courses[-1], min(phase.goodput, phase.offered))
+        results.append(await play(servers, last, wish, cache))
+    return results
 
 
 async def play(servers: Servers, course: Course, wish: Wish, cache: Path) -> Result:
@@ -307,8 +323,10 @@ def settle(scenario: Scenario, results: Sequence[Result]) -> list[Ratio]:
     claim: Claim = scenario.claim
     if claim.measure is Measure.GOODPUT:
         ((before, after),) = ((result.parts[0].goodput, result.parts[1].goodput) for result in results)
-    else:
+    elif claim.measure is Measure.MEMORY:
         before, after = (result.rss_mb_max for result in results)
+    else:
+        before, after = 1_000.0, results[-1].waited.p99
     value = after / before if before else 0.0
     holds = (claim.least is None or value >= claim.least) and (claim.most is None or value <= claim.most)
     return [Ratio(claim.what, value, claim.least, claim.most, holds)]

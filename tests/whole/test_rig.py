@@ -20,7 +20,7 @@ from loadtest.chaos.stage import Servers
 from loadtest.compare.ground import PARTITIONS
 from loadtest.rig.scenario import SCENARIOS, Wish
 from loadtest.rig.sender import TICK_S, Sender, Task, Told
-from loadtest.rig.trial import play
+from loadtest.rig.trial import play, play_all, settle
 
 WISH = Wish(
     rate=120.0,
@@ -51,6 +51,19 @@ async def test_every_message_of_a_load_gets_the_verdict_that_it_deserves(
     assert {"workers", "PostgreSQL", "Kafka", "rig"} == set(result.cpu_us)
     if name == "tenants":
         assert (Verdict.HELD, Hold.RATE_LIMITED) in {(count.verdict, count.reason) for count in result.counts}
+
+
+@pytest.mark.real
+async def test_what_was_taken_says_how_much_is_sent_next(pair: Servers, tmp_path: Path) -> None:
+    scenario = SCENARIOS["saturation"]
+    first, second = await play_all(pair, scenario, WISH, tmp_path)
+    assert first.wrong == first.unaccounted == second.wrong == second.unaccounted == 0
+    assert first.parts[0].goodput > 0
+    assert second.parts[0].offered == pytest.approx(0.7 * min(first.parts[0].goodput, 120.0), rel=0.05)
+    assert second.messages == pytest.approx(first.messages, abs=1)
+    (found,) = settle(scenario, [first, second])
+    assert found.value == second.waited.p99 / 1_000
+    assert found.holds == (found.value <= 1.0)
 
 
 @pytest.mark.real
