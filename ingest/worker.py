@@ -60,7 +60,7 @@ class Observer(Protocol):
 class Limits(msgspec.Struct, frozen=True):
     """How much one batch may hold; that it holds no more bytes than it may is the log's affair."""
 
-    records_max: int = 5_000
+    records_max: int = 10_000
     samples_max: int = 25_000  # neither records nor bytes bound these: 8 KiB may hold a thousand
 
 

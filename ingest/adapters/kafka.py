@@ -224,7 +224,7 @@ class KafkaLog:
         """
         structlog.get_logger().info("read_anew", partition=partition, offset=offset, why=why)
         at = self._at(partition)
-        bytes_max = self._settings.batch_bytes_max // 2
+        bytes_max = self._settings.batch_bytes_max
         try:
             data = await brokers.fetch(self._settings.kafka, at, offset, bytes_max)
         except OffsetOutOfRangeError:
@@ -276,7 +276,7 @@ async def open_log(settings: Settings, vigilance: Vigilance = VIGILANCE) -> Asyn
         isolation_level="read_uncommitted",
         fetch_min_bytes=FETCH_BYTES_MIN if settings.batch_wait_ms > FETCH_WAIT_MS_MAX else 1,
         fetch_max_wait_ms=FETCH_WAIT_MS_MAX,
-        max_partition_fetch_bytes=settings.batch_bytes_max // 2,
+        max_partition_fetch_bytes=settings.batch_bytes_max,
         max_poll_interval_ms=POLL_INTERVAL_MS_MAX,
         metadata_max_age_ms=METADATA_MS_MAX,
         rebalance_timeout_ms=int(settings.drain_s_max * 1000) + 5_000,
