@@ -40,6 +40,9 @@ _DEVICES_OF_BATCHES = """
     where b.partition = (select min(partition) from store.batch where accepted > 0)
     group by b.from_offset, b.accepted"""
 
+_COLUMNS_OF_A_DEVICE = """
+    select attname from pg_attribute where attrelid = 'store.changed_device'::regclass and attnum > 0 order by attnum"""
+
 
 class Parts(msgspec.Struct, frozen=True):
     """Microseconds of processor for each message, whoever's: ours, the broker's, the database's."""
@@ -137,10 +140,11 @@ async def state(ground: Ground, connection: Connection) -> float:
     Returns µs for each message. Whoever checks sequence numbers has to keep which of them were used.
     """
     found = await connection.fetch(_DEVICES_OF_BATCHES, timeout=PATIENCE_S)
+    columns = [row["attname"] for row in await connection.fetch(_COLUMNS_OF_A_DEVICE)]
     batches = []
     for one in found:
         recalled = await connection.fetch(queries.RECALL, numbers := rows.listed(one["device_nos"]))
-        batches.append((numbers, [tuple(row[column] for column in rows.DEVICE) for row in recalled]))
+        batches.append((numbers, [tuple(row[column] for column in columns) for row in recalled]))
 
     async def all_of_them() -> None:
         for numbers, devices in batches:

@@ -38,10 +38,6 @@ ACCUSATION = (
     "device_no", "digest", "evidence", "weight", "before", "after", "spared", "tenant_no", "software", "epoch", "seq",
     "topic_no", "partition", "kafka_offset", "received_at", "judged_by",
 )  # fmt: skip
-DEVICE = (  # as in the type store.changed_device
-    "device_no", "held", "held_bytes", "boots", "seen", "seen_floor", "lowest", "highest", "accepted", "standing",
-    "suspicion", "suspicion_at", "software", "clock_off_since", "rate_milli", "rate_at", "rolled",
-)  # fmt: skip
 SAMPLE = ("device_no", "epoch", "seq", "sample_no", "issued_at", "recorded_at")
 
 
