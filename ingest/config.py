@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topic: str = "telemetry.raw"
     alerts_topic: str = "fleet.alerts"
     group: str = "weighbridge"
-    batch_records_max: int = 10_000
+    batch_records_max: int = 12_500
     batch_bytes_max: int = 4 * 2**20
     batch_samples_max: int = 25_000
     batch_wait_ms: int = 250

@@ -102,7 +102,7 @@ class Metrics:
             self._messages.labels(verdict, reason).inc(number)
         for verdict, number in _unkept(outcome).items():
             self._unkept.labels(verdict).inc(number)
-        kinds = Tally([sample.kind for accepted in outcome.accepted for sample in accepted.reading.samples])
+        kinds = Tally([kind for accepted in outcome.accepted for kind in accepted.reading.kinds()])
         for kind, number in kinds.items():
             self._samples.labels(kind).inc(number)
         self._records.observe(consumed)

@@ -5,6 +5,7 @@ something).
 A message that stopped on the way is a Refused around the last thing that it was: only a Verified names a culprit.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 import msgspec
@@ -65,12 +66,38 @@ class Sample(msgspec.Struct, frozen=True, gc=False):
     values: tuple[Any, ...]  # the first is recorded_at_us; None for a field that its schema does not have
 
 
+class Lot(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """Samples of one kind that were read at once, each the only one of its message. Made by `alike` only."""
+
+    schema: int  # as in Reading
+    kind: str
+    columns: tuple[Any, ...]  # of the fields in the order of the catalogue: an array, or None where none has a value
+
+
+class Drawn(msgspec.Struct, frozen=True, gc=False):
+    """The only sample of a message, as a place in a lot."""
+
+    lot: Lot
+    place: int
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Sample]:
+        yield Sample(self.lot.kind, tuple([None if c is None else c[self.place].item() for c in self.lot.columns]))
+
+
 class Reading(msgspec.Struct, frozen=True, gc=False):
     """A verified message whose payload was decoded and lies within its schema's bounds."""
 
     verified: Verified
     schema: int  # CRC-64-AVRO fingerprint of the writer schema, unsigned
-    samples: tuple[Sample, ...]
+    samples: tuple[Sample, ...] | Drawn
+
+    def kinds(self) -> Sequence[str]:
+        """Name the kinds of its samples."""
+        samples = self.samples
+        return (samples.lot.kind,) if isinstance(samples, Drawn) else [sample.kind for sample in samples]
 
 
 class Unreadable(msgspec.Struct, frozen=True, gc=False):

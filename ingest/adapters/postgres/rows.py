@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 
+from ingest.adapters.postgres.columns import Place
 from ingest.core.device import Device
+from ingest.core.message import Drawn, Lot
 from ingest.core.outcome import Accepted, Alert, Held, Outcome
 from ingest.core.rate import Shares
 from ingest.core.seal import claims
@@ -56,34 +58,45 @@ def signed(fingerprint: int) -> int:
     return fingerprint - 2**64 if fingerprint >= 2**63 else fingerprint
 
 
-def messages(accepted: Iterable[Accepted], topic_no: int, judged_by: int) -> Iterator[Row]:
-    """Give the rows of `store.message`, one by one: each is encoded and gone before the next is made."""
+class Samples(msgspec.Struct):
+    """The samples of a batch: rows by kind, with values in the order of columns (provenance.py), and places in lots."""
+
+    rows: dict[str, list[Row]] = msgspec.field(default_factory=lambda: defaultdict(list))
+    drawn: dict[Lot, list[Place]] = msgspec.field(default_factory=lambda: defaultdict(list))
+
+    def lots(self) -> dict[str, dict[Lot, list[Place]]]:
+        """Give what was drawn from lots by kind, too."""
+        found: dict[str, dict[Lot, list[Place]]] = defaultdict(dict)
+        for lot, places in self.drawn.items():
+            found[lot.kind][lot] = places
+        return found
+
+
+def messages(accepted: Iterable[Accepted], topic_no: int, judged_by: int, samples: Samples) -> Iterator[Row]:
+    """Give the rows of `store.message`, one by one: each is encoded and gone before the next is made.
+
+    What is to be written of its samples is noted meanwhile: all that a message holds is at hand then, and would have to
+    come from memory once more.
+    """
+    places, others = samples.drawn, samples.rows
     for one in accepted:
         reading = one.reading
-        verified = reading.verified
+        verified, drawn = reading.verified, reading.samples
         envelope, sender = verified.envelope, verified.sender
         record, expires_at_s = envelope.record, envelope.expires_at_s
-        yield (
-            topic_no, record.partition, record.offset, record.received_at_ms * 1000, microseconds(envelope.issued_at_s),
-            None if expires_at_s is None else microseconds(expires_at_s), one.quality, sender.device_no,
-            sender.vehicle_no, verified.key.key_no, envelope.alg, envelope.epoch, envelope.seq,
-            envelope.boot, envelope.software, envelope.configuration, signed(reading.schema),
-            len(reading.samples), verified.digest, record.traceparent, judged_by, record.value,
-        )  # fmt: skip
-
-
-def samples(accepted: Iterable[Accepted]) -> dict[str, list[Row]]:
-    """Give the rows of the sample tables, by kind: values have the order of columns (provenance.py)."""
-    rows: dict[str, list[Row]] = defaultdict(list)
-    for one in accepted:
-        reading = one.reading
-        verified = reading.verified
-        envelope = verified.envelope
-        device_no, epoch, seq = verified.sender.device_no, envelope.epoch, envelope.seq
+        device_no, epoch, seq = sender.device_no, envelope.epoch, envelope.seq
         issued_at = microseconds(envelope.issued_at_s)
-        for sample_no, sample in enumerate(reading.samples):
-            rows[sample.kind].append((device_no, epoch, seq, sample_no, issued_at, *sample.values))
-    return rows
+        if isinstance(drawn, Drawn):
+            places[drawn.lot].append((drawn.place, device_no, epoch, seq, issued_at))
+        else:
+            for sample_no, sample in enumerate(drawn):
+                others[sample.kind].append((device_no, epoch, seq, sample_no, issued_at, *sample.values))
+        yield (
+            topic_no, record.partition, record.offset, record.received_at_ms * 1000, issued_at,
+            None if expires_at_s is None else microseconds(expires_at_s), one.quality, device_no, sender.vehicle_no,
+            verified.key.key_no, envelope.alg, epoch, seq, envelope.boot, envelope.software, envelope.configuration,
+            signed(reading.schema), len(drawn), verified.digest, record.traceparent, judged_by, record.value,
+        )  # fmt: skip
 
 
 def held(waiting: Iterable[Held], topic_no: int, judged_by: int) -> list[Row]:

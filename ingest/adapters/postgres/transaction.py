@@ -12,11 +12,12 @@ import asyncpg
 import msgspec
 
 from ingest.adapters.postgres import queries, rows
+from ingest.adapters.postgres.columns import Place, stream
 from ingest.adapters.postgres.connection import Connection, encoding, made
 from ingest.adapters.postgres.provenance import Stamp, table_of
 from ingest.core.device import Device, Standing
 from ingest.core.judge import Content, Number, Prior, Priors, Suspect, number
-from ingest.core.message import Verified
+from ingest.core.message import Lot, Verified
 from ingest.core.outcome import Alert, Outcome, Strangers
 from ingest.core.rate import FLEET, Bucket, Shares
 from ingest.core.seal import BEGINNING, links_of, seal
@@ -35,6 +36,7 @@ class Ownership(msgspec.Struct, frozen=True):
     connection: Connection
     stamp: Stamp
     fields: dict[str, tuple[str, ...]]  # of each kind of sample, in the order of its columns
+    types: dict[str, tuple[str, ...]] = {}  # of the columns of each of their tables, once they were asked for
 
 
 class PostgresTransaction:
@@ -46,6 +48,7 @@ class PostgresTransaction:
         self._connection = ownership.connection
         self.stamp = ownership.stamp
         self._fields = ownership.fields
+        self._types = ownership.types
         self.seal = seal_before  # of the batch before; once this one is written, its own
         self._shares = {} if shares is None else shares  # as far as they were read: nobody else writes them
         self.outcome: Outcome | None = None  # once it is written
@@ -134,10 +137,14 @@ class PostgresTransaction:
         """Write all that a batch changes, but for its summary and the offset."""
         stamp = self.stamp
         accepted = sorted(outcome.accepted, key=_DEVICE_NO)
+        samples = rows.Samples()
         if accepted:
-            await self._copy("message", rows.MESSAGE, rows.messages(accepted, stamp.topic_no, stamp.judged_by))
-        for kind, found in sorted(rows.samples(accepted).items()):
+            messages = rows.messages(accepted, stamp.topic_no, stamp.judged_by, samples)
+            await self._copy("message", rows.MESSAGE, messages)
+        for kind, found in sorted(samples.rows.items()):
             await self._copy(table_of(kind), rows.SAMPLE + self._fields[kind], found)
+        for kind, drawn in sorted(samples.lots().items()):
+            await self._pour(table_of(kind), rows.SAMPLE + self._fields[kind], drawn)
         for table, columns, found in (
             ("held", rows.HELD, rows.held(outcome.held, stamp.topic_no, stamp.judged_by)),
             ("exception", rows.EXCEPTION, rows.exceptions(outcome, stamp.topic_no, stamp.judged_by)),
@@ -164,6 +171,14 @@ class PostgresTransaction:
         copy = self._connection.copy_records_to_table
         with encoding():
             await copy(table, records=made(records), columns=columns, schema_name="store")
+
+    async def _pour(self, table: str, columns: Sequence[str], drawn: Mapping[Lot, Sequence[Place]]) -> None:
+        """Copy what was read at once, as columns; of which types these are is asked once in an ownership."""
+        if table not in self._types:
+            asked = await self._connection.prepare(f"select {', '.join(columns)} from store.{table}")  # noqa: S608 (names of ours)
+            self._types[table] = tuple([attribute.type.name for attribute in asked.get_attributes()])
+        copy, source = self._connection.copy_to_table, stream(drawn, self._types[table])
+        await copy(table, source=source, columns=columns, schema_name="store", format="binary")
 
     async def _update(self, devices: Sequence[Device]) -> None:
         if devices:
