@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ingest.core.message import Drawn, Lot
 from ingest.core.payload import ALONE_BYTES, END, Catalogue
-from ingest.core.schema import Field, Flag, Number, Record, Width
+from ingest.core.schema import Array, Field, Flag, Number, Record, Width
 
 ALIKE_MIN = 32  # of fewer, the strict reader has read each before there is a column
 ATTEMPTS_MAX = 4  # with payloads of one length; what is left of them is read one by one
@@ -41,8 +41,9 @@ class _Kind(msgspec.Struct, frozen=True):
     names: tuple[str, ...]  # in the order in which a sample has its values
 
 
-# Where the values of a payload stand (field, place, bytes), and which bytes are as they are in all that are alike.
-_Layout = tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int], ...]]
+# Where the values of a payload stand (field, place, bytes), which bytes are as they are in all that are alike, and
+# which fields are empty arrays.
+_Layout = tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int], ...], tuple[int, ...]]
 
 
 class _Group(msgspec.Struct, frozen=True):
@@ -80,6 +81,7 @@ class _Pattern(msgspec.Struct, frozen=True):
     fixed_at: Places
     fixed: Octets  # what they open with, the marks of what may be null, and the end
     groups: tuple[_Group, ...]
+    empty: dict[str, tuple[()]]
 
     def read(self, bodies: Octets) -> tuple[Fits, Lot]:
         """Say which bodies are so, and give what these say, in their order."""
@@ -88,7 +90,7 @@ class _Pattern(msgspec.Struct, frozen=True):
         for fit, _ in read:
             fits &= fit
         kept = slice(None) if fits.all() else fits
-        columns = {
+        columns: dict[str, Any] = self.empty | {
             self.kind.record.fields[number].name: column
             for group, (_, values) in zip(self.groups, read, strict=True)
             for number, column in zip(group.fields, values[kept].T, strict=True)
@@ -135,7 +137,7 @@ class Bulk:
         kind = self._kinds.get(payload[:ALONE_BYTES])
         if kind is None:
             return None
-        values, fixed, at = [], list(enumerate(payload[:ALONE_BYTES])), ALONE_BYTES
+        values, empty, fixed, at = [], [], list(enumerate(payload[:ALONE_BYTES])), ALONE_BYTES
         try:
             for number, field in enumerate(kind.record.fields):
                 if field.nullable:
@@ -143,24 +145,30 @@ class Bulk:
                     at += 1
                     if payload[at - 1] == MARKS[0]:
                         continue
+                if isinstance(field.type, Array) and payload[at] == 0:
+                    fixed.append((at, 0))
+                    empty.append(number)
+                    at += 1
+                    continue
                 size = _size(payload, at, field)
                 values.append((number, at, size))
                 at += size
             if payload[at:] == END and all(mark in MARKS for _, mark in fixed[ALONE_BYTES:]):
-                return tuple(values), (*fixed, (at, END[0]))
+                return tuple(values), (*fixed, (at, END[0])), tuple(empty)
         except (IndexError, _UnlikeError):
             pass
         return None
 
     def _make(self, opening: bytes, layout: _Layout) -> _Pattern:
-        kind, (values, fixed) = self._kinds[opening], layout
+        kind, (values, fixed, empty) = self._kinds[opening], layout
         alike: dict[tuple[Width | None, int], list[tuple[int, int]]] = defaultdict(list)
         for number, at, size in values:
             described = kind.record.fields[number].type
             alike[described.width if isinstance(described, Number) else None, size].append((number, at))
         groups = [_group(kind.record, width, size, standing) for (width, size), standing in alike.items()]
         places, octets = zip(*fixed, strict=True)
-        return _Pattern(kind, np.array(places, np.intp), np.array(octets, np.uint8), tuple(groups))
+        none: dict[str, tuple[()]] = {kind.record.fields[number].name: () for number in empty}
+        return _Pattern(kind, np.array(places, np.intp), np.array(octets, np.uint8), tuple(groups), none)
 
 
 class _UnlikeError(Exception):
@@ -171,7 +179,7 @@ def _kinds(catalogue: Catalogue) -> Iterator[tuple[bytes, _Kind]]:
     """Give the kinds of which a sample may be all columns, by their openings."""
     for opening, alone in catalogue.alone.items():
         (record,) = [kind for kind in catalogue.known[alone.fingerprint].schema.kinds if kind.name == alone.kind]
-        if all(field.nullable or _is_plain(field) for field in record.fields):
+        if all(field.nullable or isinstance(field.type, Array) or _is_plain(field) for field in record.fields):
             yield opening, _Kind(alone.fingerprint, record, catalogue.fields[alone.kind])
 
 

@@ -71,7 +71,9 @@ class Lot(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     schema: int  # as in Reading
     kind: str
-    columns: tuple[Any, ...]  # of the fields in the order of the catalogue: an array, or None where none has a value
+    columns: tuple[
+        Any, ...
+    ]  # by fields in the order of the catalogue: numpy's array; None where all are null, () empty
 
 
 class Drawn(msgspec.Struct, frozen=True, gc=False):
@@ -84,7 +86,10 @@ class Drawn(msgspec.Struct, frozen=True, gc=False):
         return 1
 
     def __iter__(self) -> Iterator[Sample]:
-        yield Sample(self.lot.kind, tuple([None if c is None else c[self.place].item() for c in self.lot.columns]))
+        yield Sample(self.lot.kind, tuple([self._value(column) for column in self.lot.columns]))
+
+    def _value(self, column: Any) -> Any:  # noqa: ANN401 (as in Lot)
+        return None if column is None else [] if len(column) == 0 else column[self.place].item()
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):

@@ -19,7 +19,7 @@ from tests.core.bodies import NEWEST, sample_of, wrap, write
 pytestmark = pytest.mark.real
 
 COUNT = ROWS_AT_ONCE // 2 + 100
-KINDS = ("VehicleState", "BatteryCharging")
+KINDS = ("VehicleState", "BatteryCharging", "Diagnostics")
 EPOCH_7 = "select to_jsonb(s) - 'device_no' from store.{} s join store.device d using (device_no) where device_id = $1"
 
 
@@ -35,6 +35,7 @@ def payloads() -> list[bytes]:
         }
         found.append(sample_of("VehicleState", **nulls))
         found.append(sample_of("BatteryCharging", evse_id=None, recorded_at_us=1_763_800_000_000_000 + number))
+        found.append(sample_of("Diagnostics", dtc_list=[], recorded_at_us=1_763_800_000_000_000 + number))
     rng.shuffle(found)
     return [wrap(NEWEST, write(NEWEST, [sample])) for sample in found]
 

@@ -120,9 +120,13 @@ def test_values_of_every_type_are_read_as_the_strict_reader_reads_them(seed: int
     assert compare(payloads) > 1_000
 
 
-@pytest.mark.parametrize("kind", ["Diagnostics", "SecurityEvent"])
-def test_what_has_a_length_is_for_the_strict_reader(kind: str) -> None:
-    assert compare([wrap(NEWEST, write(NEWEST, [sample_of(kind)]))] * 100) == 0
+@pytest.mark.parametrize("sample", [sample_of("Diagnostics", dtc_list=["P0A1F"]), sample_of("SecurityEvent")])
+def test_what_has_a_length_is_for_the_strict_reader(sample: tuple[str, dict[str, Any]]) -> None:
+    assert compare([wrap(NEWEST, write(NEWEST, [sample]))] * 100) == 0
+
+
+def test_what_might_have_a_length_and_is_empty_is_alike() -> None:
+    assert compare([wrap(NEWEST, write(NEWEST, [sample_of("Diagnostics", dtc_list=[])]))] * 100) == 100
 
 
 def test_a_text_where_there_may_be_none_is_for_the_strict_reader() -> None:
