@@ -28,7 +28,7 @@ _WHOLE = (Width.INT, Width.LONG)
 _SIZES = {Width.FLOAT: 4, Width.DOUBLE: 8}
 
 Octets: TypeAlias = NDArray[np.uint8]
-Places: TypeAlias = NDArray[np.intp]
+Indices: TypeAlias = NDArray[np.intp]
 Fits: TypeAlias = NDArray[np.bool_]
 Values: TypeAlias = NDArray[Any]
 
@@ -51,7 +51,7 @@ class _Group(msgspec.Struct, frozen=True):
 
     width: Width | None  # None: a boolean
     fields: tuple[int, ...]
-    at: Places  # fields x bytes
+    at: Indices  # fields x bytes
     least: Values
     most: Values
 
@@ -78,7 +78,7 @@ class _Pattern(msgspec.Struct, frozen=True):
     """What stands where in payloads that are alike."""
 
     kind: _Kind
-    fixed_at: Places
+    fixed_at: Indices
     fixed: Octets  # what they open with, the marks of what may be null, and the end
     groups: tuple[_Group, ...]
     empty: dict[str, tuple[()]]
@@ -117,7 +117,7 @@ class Bulk:
                 self._draw(found, numbers, np.frombuffer(joined, np.uint8).reshape(count, length))
         return found
 
-    def _draw(self, found: list[Drawn | None], numbers: Places, bodies: Octets) -> None:
+    def _draw(self, found: list[Drawn | None], numbers: Indices, bodies: Octets) -> None:
         """Read what is like the first of these bodies of one length; and so on with what is left."""
         for _ in range(min(ATTEMPTS_MAX, len(numbers) // ALIKE_MIN)):  # so many pay for each, whatever comes of it
             if len(numbers) < ALIKE_MIN:

@@ -24,7 +24,7 @@ EPOCH_7 = "select to_jsonb(s) - 'device_no' from store.{} s join store.device d 
 
 
 def payloads() -> list[bytes]:
-    """Of two kinds and several patterns of what is null, in no order."""
+    """Of three kinds and several patterns of what is null, in no order."""
     rng = random.Random(1)
     found = []
     for number in range(COUNT):
@@ -46,7 +46,7 @@ async def test_what_is_drawn_from_lots_is_stored_as_what_is_not(postgres: Postgr
     async with take(postgres) as lease:
         said = [Said(seq, device) for seq in range(1, len(drawn) + 1) for device in ("tcu-1", "tcu-2")]
         messages = await examined(lease, [*said, *said[:10]], 0)  # ten of them twice, which is not stored twice
-        samples = [*[sample for one in drawn if one for sample in (one, tuple(one))]]
+        samples = [sample for one in drawn if one for sample in (one, tuple(one))]
         settled: list[Examined] = []
         for message, sample in zip(messages, [*samples, *samples[:10]], strict=True):
             assert isinstance(message, Reading)
@@ -61,7 +61,7 @@ async def test_what_is_drawn_from_lots_is_stored_as_what_is_not(postgres: Postgr
         assert lots == others
 
 
-async def one_of(kind: str, **columns: object) -> Drawn:
+def one_of(kind: str, **columns: object) -> Drawn:
     """A sample as if it had been read with others, of which a column holds something else."""
     _, values = sample_of(kind, **({"evse_id": None} if kind == "BatteryCharging" else {}))
     said = {name: None if (value := values.get(name)) is None else np.array([value]) for name in CATALOGUE.fields[kind]}
@@ -86,14 +86,14 @@ async def test_a_value_that_its_column_cannot_have_is_known_for_what_it_is(
         (reading,) = await examined(lease, [Said(1)], 0)
         assert isinstance(reading, Reading)
         with pytest.raises(UnkeepableError) as raised:
-            await settle_late(lease, [replace(reading, samples=await one_of(kind, **columns))])
+            await settle_late(lease, [replace(reading, samples=one_of(kind, **columns))])
         assert not any(str(value) in str(raised.value) for value in columns.values()), "a journal may not quote it"
     async with take(postgres) as lease:
         assert (await weigh(lease, Said(1))).total(Verdict.ACCEPTED) == 1
 
 
-async def test_a_lot_says_what_its_samples_say() -> None:
-    drawn = await one_of("VehicleState", current_gear=3)
+def test_a_lot_says_what_its_samples_say() -> None:
+    drawn = one_of("VehicleState", current_gear=3)
     (sample,) = drawn
     assert isinstance(sample, Sample)
     assert dict(zip(CATALOGUE.fields["VehicleState"], sample.values, strict=True))["current_gear"] == 3

@@ -16,7 +16,7 @@ from ingest.adapters.postgres.connection import POSTGRES_EPOCH_US
 from ingest.core.message import Lot
 from ingest.ports import UnkeepableError
 
-Place = tuple[int, int, int, int, int]  # of a sample in its lot, and of its message: device_no, epoch, seq, issued_at
+Drawing = tuple[int, int, int, int, int]  # of a sample: its place in its lot, and device_no, epoch, seq, issued_at
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # without flags or extension
 TRAILER = b"\xff\xff"
@@ -30,7 +30,7 @@ Values: TypeAlias = NDArray[Any]
 _Column: TypeAlias = Values | tuple[()] | None  # (): an empty array in all rows; None: null in all
 
 
-async def stream(drawn: Mapping[Lot, Sequence[Place]], types: Sequence[str]) -> AsyncIterator[bytes]:
+async def stream(drawn: Mapping[Lot, Sequence[Drawing]], types: Sequence[str]) -> AsyncIterator[bytes]:
     """Give what COPY is to read for samples of one kind: rows.SAMPLE and the kind's own columns, of these types.
 
     Raises UnkeepableError for a value that its column cannot have.
@@ -48,9 +48,9 @@ async def stream(drawn: Mapping[Lot, Sequence[Place]], types: Sequence[str]) -> 
     yield TRAILER
 
 
-def _columns(lots: Sequence[Lot], places: Sequence[Sequence[Place]]) -> list[_Column]:
+def _columns(lots: Sequence[Lot], found: Sequence[Sequence[Drawing]]) -> list[_Column]:
     """Bring lots together that have values in the same columns; by device, for these are neighbours in the index."""
-    heads = [np.fromiter(chain.from_iterable(found), np.int64).reshape(len(found), -1) for found in places]
+    heads = [np.fromiter(chain.from_iterable(one), np.int64).reshape(len(one), -1) for one in found]
     head = np.concatenate(heads)
     order = np.argsort(head[:, 1], kind="stable")
     _, device_no, epoch, seq, issued_at = head[order].T

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ingest.adapters.postgres.columns import Place
+from ingest.adapters.postgres.columns import Drawing
 from ingest.core.device import Device
 from ingest.core.message import Drawn, Lot
 from ingest.core.outcome import Accepted, Alert, Held, Outcome
@@ -59,16 +59,16 @@ def signed(fingerprint: int) -> int:
 
 
 class Samples(msgspec.Struct):
-    """The samples of a batch: rows by kind, with values in the order of columns (provenance.py), and places in lots."""
+    """The samples of a batch: rows by kind, with values in the order of columns (provenance.py), and drawings by lot."""
 
     rows: dict[str, list[Row]] = msgspec.field(default_factory=lambda: defaultdict(list))
-    drawn: dict[Lot, list[Place]] = msgspec.field(default_factory=lambda: defaultdict(list))
+    drawn: dict[Lot, list[Drawing]] = msgspec.field(default_factory=lambda: defaultdict(list))
 
-    def lots(self) -> dict[str, dict[Lot, list[Place]]]:
-        """Give what was drawn from lots by kind, too."""
-        found: dict[str, dict[Lot, list[Place]]] = defaultdict(dict)
-        for lot, places in self.drawn.items():
-            found[lot.kind][lot] = places
+    def lots(self) -> dict[str, dict[Lot, list[Drawing]]]:
+        """Give what was drawn by the kind of its lot."""
+        found: dict[str, dict[Lot, list[Drawing]]] = defaultdict(dict)
+        for lot, drawings in self.drawn.items():
+            found[lot.kind][lot] = drawings
         return found
 
 
@@ -78,7 +78,7 @@ def messages(accepted: Iterable[Accepted], topic_no: int, judged_by: int, sample
     What is to be written of its samples is noted meanwhile: all that a message holds is at hand then, and would have to
     come from memory once more.
     """
-    places, others = samples.drawn, samples.rows
+    drawings, others = samples.drawn, samples.rows
     for one in accepted:
         reading = one.reading
         verified, drawn = reading.verified, reading.samples
@@ -87,7 +87,7 @@ def messages(accepted: Iterable[Accepted], topic_no: int, judged_by: int, sample
         device_no, epoch, seq = sender.device_no, envelope.epoch, envelope.seq
         issued_at = microseconds(envelope.issued_at_s)
         if isinstance(drawn, Drawn):
-            places[drawn.lot].append((drawn.place, device_no, epoch, seq, issued_at))
+            drawings[drawn.lot].append((drawn.place, device_no, epoch, seq, issued_at))
         else:
             for sample_no, sample in enumerate(drawn):
                 others[sample.kind].append((device_no, epoch, seq, sample_no, issued_at, *sample.values))

@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 
 from ingest.adapters.postgres import queries, rows
-from ingest.adapters.postgres.columns import Place, stream
+from ingest.adapters.postgres.columns import Drawing, stream
 from ingest.adapters.postgres.connection import Connection, encoding, made
 from ingest.adapters.postgres.provenance import Stamp, table_of
 from ingest.core.device import Device, Standing
@@ -172,7 +172,7 @@ class PostgresTransaction:
         with encoding():
             await copy(table, records=made(records), columns=columns, schema_name="store")
 
-    async def _pour(self, table: str, columns: Sequence[str], drawn: Mapping[Lot, Sequence[Place]]) -> None:
+    async def _pour(self, table: str, columns: Sequence[str], drawn: Mapping[Lot, Sequence[Drawing]]) -> None:
         """Copy what was read at once, as columns; of which types these are is asked once in an ownership."""
         if table not in self._types:
             asked = await self._connection.prepare(f"select {', '.join(columns)} from store.{table}")  # noqa: S608 (names of ours)
