@@ -59,7 +59,7 @@ def signed(fingerprint: int) -> int:
 
 
 class Samples(msgspec.Struct):
-    """The samples of a batch: rows by kind, with values in the order of columns (provenance.py), and drawings by lot."""
+    """The samples of a batch: rows by kind, whose values have the order of columns (provenance.py); drawings by lot."""
 
     rows: dict[str, list[Row]] = msgspec.field(default_factory=lambda: defaultdict(list))
     drawn: dict[Lot, list[Drawing]] = msgspec.field(default_factory=lambda: defaultdict(list))
