@@ -32,8 +32,7 @@ class Examiner(msgspec.Struct, frozen=True):
 
     def read(self, records: Sequence[RawRecord]) -> list[Envelope | Refused]:
         """Size and shape: what each record claims to be."""
-        bytes_max = self.policy.envelope_bytes_max
-        return [layout.read(record, bytes_max) for record in records]
+        return layout.read(records, self.policy.envelope_bytes_max)
 
     def examine(self, messages: Sequence[Envelope | Refused], ring: KeyRing) -> list[Examined]:
         """Signatures, expiry and payloads, in the order of the messages; a refusal stays what it is."""

@@ -5,7 +5,7 @@ import math
 import random
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import cbor2
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from device_sim.fleet import MIXES, Plan, sends
 from device_sim.identity import Fleet
 from ingest.core import envelope, layout
+from ingest.core.layout import ABREAST_MAX, ABREAST_MIN, WHOLE_BYTES_MAX
 from ingest.core.message import Envelope, RawRecord, Refused
 from tests.core.wire import BOOT, BYTES_MAX, CONFIGURATION, framed
 
@@ -40,19 +41,29 @@ def respelt(value: bytes, old: bytes, new: bytes) -> bytes:
     return value[:3] + bytes((len(changed),)) + changed + rest
 
 
+def records_of(values: Iterable[bytes]) -> list[RawRecord]:
+    return [RawRecord("telemetry.raw", 0, offset, 1_790_000_000_000, value) for offset, value in enumerate(values)]
+
+
+def abreast(values: Sequence[bytes]) -> list[Envelope | None]:
+    """What is read of these side by side, where anything is; it must be what the strict reader reads."""
+    records = records_of(values)
+    found, strict = layout.read_usual(records, BYTES_MAX), [envelope.read(record, BYTES_MAX) for record in records]
+    for usual, read in zip(found, strict, strict=True):
+        assert usual is None or repr(usual) == repr(read)  # 1 equals 1.0, and 0.0 equals -0.0
+    assert layout.read(records, BYTES_MAX) == strict
+    return found
+
+
 def at_once(value: bytes) -> Envelope | None:
-    """What is read of it at once, if anything is; it must be what the strict reader reads."""
-    record = RawRecord("telemetry.raw", 0, 0, 1_790_000_000_000, value)
-    found, strict = layout._read_usual(record, BYTES_MAX), envelope.read(record, BYTES_MAX)
-    assert found is None or repr(found) == repr(strict)  # 1 equals 1.0, and 0.0 equals -0.0
-    assert layout.read(record, BYTES_MAX) == strict
+    """What is read of it by itself, if anything is."""
+    (found,) = abreast([value])
     return found
 
 
 def test_what_the_simulated_fleet_sends_is_read_at_once() -> None:
     plan = Plan(Fleet(seed=5, vehicles=40), MIXES["honest"], 1_790_000_000.0)
-    for send in itertools.islice(sends(plan), 200):
-        assert at_once(send.value or b"")
+    assert all(abreast([send.value or b"" for send in itertools.islice(sends(plan), 200)]))
 
 
 @pytest.mark.parametrize("alg", [-8, -19, -7, -9])
@@ -100,9 +111,9 @@ UNUSUAL = {
 
 @pytest.mark.parametrize("value", UNUSUAL.values(), ids=UNUSUAL)
 def test_what_is_allowed_and_not_usual_is_left_to_the_strict_reader(value: bytes) -> None:
-    record = RawRecord("telemetry.raw", 0, 0, 1_790_000_000_000, value)
     assert at_once(value) is None
-    assert isinstance(layout.read(record, BYTES_MAX), Envelope)
+    (read,) = layout.read(records_of([value]), BYTES_MAX)
+    assert isinstance(read, Envelope)
 
 
 SECONDS = struct.pack(">d", 1_790_000_000.25)
@@ -110,6 +121,10 @@ RICH = laid_out({2: "v" * 30, 6: 1_790_000_000.25, 4: 1_790_000_600, **PLAIN | {
 WRONG = {
     "iat not a number": RICH.replace(SECONDS, struct.pack(">d", math.nan)),
     "iat infinite": RICH.replace(SECONDS, struct.pack(">d", -math.inf)),
+    "iat a signalling NaN": RICH.replace(SECONDS, b"\x7f\xf0" + bytes(5) + b"\x01"),
+    "exp a signalling NaN": laid_out({2: "v", 6: 1_790_000_000, 4: 1.5, **PLAIN}).replace(
+        struct.pack(">d", 1.5), b"\x7f\xf0" + bytes(5) + b"\x01"
+    ),
     "exp infinite": laid_out({2: "v", 6: 1_790_000_000, 4: math.inf, **PLAIN}),
     "two exps": respelt(RICH, b"\x06\xfb", b"\x04\x1a\x6a\xb1\x3b\x80\x06\xfb"),
     "a claim fewer than its map says": respelt(laid_out(), b"\x0f\xa7", b"\x0f\xa8"),
@@ -138,12 +153,13 @@ WRONG = {
 @pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
 def test_what_is_wrong_is_never_read_at_once(value: bytes) -> None:
     assert at_once(value) is None
-    assert isinstance(layout.read(RawRecord("telemetry.raw", 0, 0, 0, value), BYTES_MAX), Refused)
+    (read,) = layout.read(records_of([value]), BYTES_MAX)
+    assert isinstance(read, Refused)
 
 
 def test_a_record_without_a_value_that_could_be_had_is_not_read() -> None:
     record = RawRecord("telemetry.raw", 0, 0, 0, laid_out(), unreadable="broken")
-    assert layout._read_usual(record, BYTES_MAX) is None
+    assert layout.read_usual([record], BYTES_MAX) == [None]
 
 
 def lengths(value: bytes) -> Iterator[int]:
@@ -166,25 +182,49 @@ def test_lengths_that_are_wrong_by_the_same_are_not_read_at_once() -> None:
 
 
 def test_whatever_bit_is_flipped_both_readers_read_the_same() -> None:
-    for at, bit in itertools.product(range(len(RICH)), range(8)):
-        at_once(RICH[:at] + bytes((RICH[at] ^ 1 << bit,)) + RICH[at + 1 :])
+    flipped = [
+        RICH[:at] + bytes((RICH[at] ^ 1 << bit,)) + RICH[at + 1 :]
+        for at, bit in itertools.product(range(len(RICH)), range(8))
+    ]
+    assert any(found := abreast(flipped))
+    assert not all(found)
 
 
 def test_no_beginning_of_an_envelope_is_read_at_once() -> None:
-    assert not any(at_once(RICH[:size]) for size in range(len(RICH)))
+    assert not any(abreast([RICH[:size] for size in range(len(RICH))]))
 
 
-def test_whatever_is_changed_both_readers_read_the_same() -> None:
+def mutations(value: bytes, count: int) -> Iterator[bytes]:
     rng = random.Random(7)
     pieces = [b"\x0f\xa7\x02", b"\x0f\xa8\x02", b"\x06\x1a", b"\x04\x1a", EPOCH, SEQ, b"\xa0\x58", b"\x58\x40", b"\x00"]
-    for _ in range(20_000):
-        value = bytearray(RICH)
+    for _ in range(count):
+        changed = bytearray(value)
         for _ in range(rng.randint(1, 3)):
-            at = rng.randrange(len(value))
-            value[at : at + rng.choice((0, 1, 3, 5))] = rng.choice(
+            at = rng.randrange(len(changed))
+            changed[at : at + rng.choice((0, 1, 3, 5))] = rng.choice(
                 (rng.choice(pieces), rng.randbytes(rng.randrange(4)))
             )
-        at_once(bytes(value))
+        yield bytes(changed)
+
+
+@pytest.mark.parametrize("payload", [b"\xc3\x01pay", bytes(2_000)], ids=["small", "large"])
+def test_whatever_is_changed_both_readers_read_the_same(payload: bytes) -> None:
+    rich = laid_out({2: "v" * 30, 6: 1_790_000_000.25, 4: 1_790_000_600, **PLAIN}, bytes(24), payload=payload)
+    assert any(abreast(list(mutations(rich, 10_000))))
+
+
+def test_nobody_is_read_otherwise_for_who_lies_beside_him() -> None:
+    values = [RICH, laid_out(), laid_out(payload=bytes(WHOLE_BYTES_MAX)), *UNUSUAL.values(), *WRONG.values(), b""]
+    alone = {value: at_once(value) is not None for value in values}
+    rng = random.Random(3)
+    for length in (2, ABREAST_MIN, 3 * ABREAST_MAX):
+        chosen = rng.choices(values, k=length)
+        assert [found is not None for found in abreast(chosen)] == [alone[value] for value in chosen]
+
+
+def test_no_walk_goes_beyond_what_lies_behind_the_last() -> None:
+    longest = b"\xd2\x84\x58\xff\xa3\x01\x27\x04" + b"\x58\xff" * 150
+    assert not any(abreast([laid_out(), longest[:size]])[1] for size in range(len(longest)))
 
 
 time = st.integers(0, 2**32 + 5) | st.floats(allow_nan=False, allow_infinity=False)
