@@ -7,7 +7,7 @@ anything before it is not what it was.
 
 import hashlib
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -42,18 +42,38 @@ class Fact(msgspec.Struct, frozen=True, gc=False, array_like=True):
     said: tuple[Any, ...]  # what else the row says, with as many of the record's bytes as it keeps
 
 
-def links_of(outcome: Outcome) -> bytes:
-    """Give the links of a batch's records, one after the other, in the order of their offsets."""
-    return b"".join([link(fact) for fact in facts_of(outcome)])
+Linked = tuple[int, bytes]  # a record's offset, and its link
+
+
+def links_of(outcome: Outcome, accepted: Sequence[Linked] | None = None) -> bytes:
+    """Give the links of a batch's records, one after the other, in the order of their offsets.
+
+    `accepted` are those of what is accepted, where they were made already.
+    """
+    facts = _not_accepted(outcome) if accepted is not None else facts_of(outcome)
+    linked = [*(accepted or ()), *[(fact.offset, link(fact)) for fact in facts]]
+    return b"".join([one for _, one in sorted(linked)])
 
 
 def facts_of(outcome: Outcome) -> list[Fact]:
     """List what the rows of a batch's records say for good, in the order of their offsets."""
-    facts = [_accepted(one) for one in outcome.accepted]
-    facts += [_held(one) for one in outcome.held]
+    return sorted([*map(fact_of, outcome.accepted), *_not_accepted(outcome)], key=attrgetter("offset"))
+
+
+def fact_of(one: Accepted) -> Fact:
+    """Say what the row of an accepted message says for good: all else in its rows follows from its bytes."""
+    envelope = one.reading.verified.envelope
+    record, issued_at_s = envelope.record, envelope.issued_at_s
+    if not 0.0 <= issued_at_s <= _TIME_S_MAX:
+        issued_at_s = 0.0 if issued_at_s < 0.0 else _TIME_S_MAX
+    day, said = day_of(round(issued_at_s * 1_000_000)), (record.traceparent, record.value)
+    return Fact(record.partition, record.offset, _ACCEPTED, one.quality, record.received_at_ms, day, said)
+
+
+def _not_accepted(outcome: Outcome) -> list[Fact]:
+    facts = [_held(one) for one in outcome.held]
     facts += [_ended(one, outcome.shown) for one in outcome.duplicates]
     facts += [_ended(one, outcome.shown) for one in outcome.refused]
-    facts.sort(key=attrgetter("offset"))
     return facts
 
 
@@ -94,16 +114,6 @@ def claims(reached: RawRecord | Envelope | Verified) -> tuple[str, str | None, i
     if isinstance(reached, Envelope):
         return "envelope", reached.device_id, reached.epoch, reached.seq, None
     return "record", None, None, None, None
-
-
-def _accepted(one: Accepted) -> Fact:
-    """Of what is accepted: all else in its rows follows from its bytes."""
-    envelope = one.reading.verified.envelope
-    record, issued_at_s = envelope.record, envelope.issued_at_s
-    if not 0.0 <= issued_at_s <= _TIME_S_MAX:
-        issued_at_s = 0.0 if issued_at_s < 0.0 else _TIME_S_MAX
-    day, said = day_of(round(issued_at_s * 1_000_000)), (record.traceparent, record.value)
-    return Fact(record.partition, record.offset, _ACCEPTED, one.quality, record.received_at_ms, day, said)
 
 
 def _held(one: Held) -> Fact:

@@ -15,7 +15,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from ingest.adapters.postgres import queries, rows
+from ingest.adapters.postgres import accepted, queries, rows
 from ingest.adapters.postgres.connection import Connection
 from ingest.adapters.postgres.provenance import columns_of, table_of
 from ingest.adapters.postgres.registry import read_lines
@@ -177,8 +177,10 @@ async def _us(ground: Ground, work: Callable[[], Awaitable[None]]) -> float:
 async def _stored(connection: Connection, messages: int) -> list[Table]:
     """Read back the rows of the first messages, as many of each partition, and of their samples, in another epoch."""
     first = f"select device_no, epoch, seq from store.message where kafka_offset < {messages // PARTITIONS:d}"  # noqa: S608 (a number)
-    tables: list[tuple[str, tuple[str, ...]]] = [("message", rows.MESSAGE)]
-    tables += [(table_of(kind), rows.SAMPLE + own) for kind, own in columns_of(load(read_telemetry()).schemas).items()]
+    tables: list[tuple[str, tuple[str, ...]]] = [("message", accepted.MESSAGE)]
+    tables += [
+        (table_of(kind), accepted.SAMPLE + own) for kind, own in columns_of(load(read_telemetry()).schemas).items()
+    ]
     found = []
     for name, columns in tables:
         # Under their own numbers the index would not have them twice.

@@ -54,7 +54,7 @@ async def relink(connection: Connection, stamp: Stamp, facts: Sequence[Fact]) ->
 
 
 def fact_of(row: asyncpg.Record) -> Fact:
-    """Give what a row says for good, from the columns that FACTS names; the contrary of what writes it (rows.py)."""
+    """Give what a row says for good, from the columns that FACTS names; the contrary of accepted.py and rows.py."""
     verdict = Verdict(row["verdict"])
     said: tuple[str, ...]
     match verdict:

@@ -63,12 +63,19 @@ def encoding() -> Iterator[None]:
         raise UnkeepableError(f"PostgreSQL: a value does not fit its column: {type(error).__name__}") from error
 
 
-def made(rows: Iterable[T]) -> Iterator[T]:
-    """Give rows that are made while they are encoded; one that cannot be made is our own fault, and no message's."""
+@contextlib.contextmanager
+def making() -> Iterator[None]:
+    """Tell rows that cannot be made, which is our own fault, from values that cannot be encoded."""
     try:
-        yield from rows
+        yield
     except (OverflowError, TypeError, ValueError) as error:
         raise AssertionError("a row could not be made") from error
+
+
+def made(rows: Iterable[T]) -> Iterator[T]:
+    """Give rows that are made while they are encoded."""
+    with making():
+        yield from rows
 
 
 def _about_content(error: BaseException) -> bool:

@@ -12,11 +12,12 @@ from itertools import pairwise, zip_longest
 
 import asyncpg
 
+from ingest.adapters.postgres.accepted import SAMPLE
 from ingest.adapters.postgres.connection import Connection
 from ingest.adapters.postgres.findings import Findings
 from ingest.adapters.postgres.inspection import ROWS_AT_ONCE, STATEMENT_S_MAX, tables_kept
 from ingest.adapters.postgres.provenance import columns_of, table_of
-from ingest.adapters.postgres.rows import CALENDAR_S_MAX, SAMPLE, Row, microseconds, signed
+from ingest.adapters.postgres.rows import CALENDAR_S_MAX, Row, microseconds, signed
 from ingest.core import envelope
 from ingest.core.message import Envelope, RawRecord, Refused, Sample
 from ingest.core.payload import HEADER_BYTES, Catalogue, reread

@@ -1,15 +1,12 @@
 """How does an outcome become rows? Tuples in the order of the columns named here, ready for COPY."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from ingest.adapters.postgres.columns import Drawing
 from ingest.core.device import Device
-from ingest.core.message import Drawn, Lot
-from ingest.core.outcome import Accepted, Alert, Held, Outcome
+from ingest.core.outcome import Alert, Held, Outcome
 from ingest.core.rate import Shares
 from ingest.core.seal import claims
 from ingest.core.sequence import Ledger
@@ -23,11 +20,6 @@ _REPEATED = (Verdict.DUPLICATE, None, None)  # with no reason, and nothing to ex
 
 CALENDAR_S_MAX = 253_402_300_799.0  # 9999-12-31 23:59:59 UTC
 
-MESSAGE = (
-    "topic_no", "partition", "kafka_offset", "received_at", "issued_at", "expires_at", "time_quality", "device_no",
-    "vehicle_no", "key_no", "cose_alg", "epoch", "seq", "boot", "software", "configuration", "schema",
-    "samples", "digest", "traceparent", "judged_by", "envelope",
-)  # fmt: skip
 HELD = (
     "topic_no", "partition", "kafka_offset", "reason", "received_at", "issued_at_s", "device_no", "key_no", "epoch",
     "seq", "boot", "digest", "traceparent", "judged_by", "envelope_bytes", "envelope",
@@ -40,7 +32,6 @@ ACCUSATION = (
     "device_no", "digest", "evidence", "weight", "before", "after", "spared", "tenant_no", "software", "epoch", "seq",
     "topic_no", "partition", "kafka_offset", "received_at", "judged_by",
 )  # fmt: skip
-SAMPLE = ("device_no", "epoch", "seq", "sample_no", "issued_at", "recorded_at")
 
 
 def microseconds(seconds: float) -> int:
@@ -56,47 +47,6 @@ def microseconds(seconds: float) -> int:
 def signed(fingerprint: int) -> int:
     """Show an unsigned 64-bit number as the signed one with the same bits: bigint has no other."""
     return fingerprint - 2**64 if fingerprint >= 2**63 else fingerprint
-
-
-class Samples(msgspec.Struct):
-    """The samples of a batch: rows by kind, whose values have the order of columns (provenance.py); drawings by lot."""
-
-    rows: dict[str, list[Row]] = msgspec.field(default_factory=lambda: defaultdict(list))
-    drawn: dict[Lot, list[Drawing]] = msgspec.field(default_factory=lambda: defaultdict(list))
-
-    def lots(self) -> dict[str, dict[Lot, list[Drawing]]]:
-        """Give what was drawn by the kind of its lot."""
-        found: dict[str, dict[Lot, list[Drawing]]] = defaultdict(dict)
-        for lot, drawings in self.drawn.items():
-            found[lot.kind][lot] = drawings
-        return found
-
-
-def messages(accepted: Iterable[Accepted], topic_no: int, judged_by: int, samples: Samples) -> Iterator[Row]:
-    """Give the rows of `store.message`, one by one: each is encoded and gone before the next is made.
-
-    What is to be written of its samples is noted meanwhile: all that a message holds is at hand then, and would have to
-    come from memory once more.
-    """
-    drawings, others = samples.drawn, samples.rows
-    for one in accepted:
-        reading = one.reading
-        verified, drawn = reading.verified, reading.samples
-        envelope, sender = verified.envelope, verified.sender
-        record, expires_at_s = envelope.record, envelope.expires_at_s
-        device_no, epoch, seq = sender.device_no, envelope.epoch, envelope.seq
-        issued_at = microseconds(envelope.issued_at_s)
-        if isinstance(drawn, Drawn):
-            drawings[drawn.lot].append((drawn.place, device_no, epoch, seq, issued_at))
-        else:
-            for sample_no, sample in enumerate(drawn):
-                others[sample.kind].append((device_no, epoch, seq, sample_no, issued_at, *sample.values))
-        yield (
-            topic_no, record.partition, record.offset, record.received_at_ms * 1000, issued_at,
-            None if expires_at_s is None else microseconds(expires_at_s), one.quality, device_no, sender.vehicle_no,
-            verified.key.key_no, envelope.alg, epoch, seq, envelope.boot, envelope.software, envelope.configuration,
-            signed(reading.schema), len(drawn), verified.digest, record.traceparent, judged_by, record.value,
-        )  # fmt: skip
 
 
 def held(waiting: Iterable[Held], topic_no: int, judged_by: int) -> list[Row]:

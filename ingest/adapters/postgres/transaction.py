@@ -4,7 +4,7 @@ Device rows are locked first, by device_no; then cohorts; messages are written, 
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from operator import attrgetter
 
@@ -12,15 +12,15 @@ import asyncpg
 import msgspec
 
 from ingest.adapters.postgres import queries, rows
-from ingest.adapters.postgres.columns import Drawing, stream
+from ingest.adapters.postgres.accepted import MESSAGE, SAMPLE, Writing
 from ingest.adapters.postgres.connection import Connection, encoding, made
 from ingest.adapters.postgres.provenance import Stamp, table_of
 from ingest.core.device import Device, Standing
 from ingest.core.judge import Content, Number, Prior, Priors, Suspect, number
-from ingest.core.message import Lot, Verified
-from ingest.core.outcome import Alert, Outcome, Strangers
+from ingest.core.message import Verified
+from ingest.core.outcome import Accepted, Alert, Outcome, Strangers
 from ingest.core.rate import FLEET, Bucket, Shares
-from ingest.core.seal import BEGINNING, links_of, seal
+from ingest.core.seal import BEGINNING, Linked, links_of, seal
 from ingest.core.sequence import Ledger
 from ingest.core.standing import Cohort, Trips
 from ingest.core.verdict import AlertKind, Verdict
@@ -51,7 +51,8 @@ class PostgresTransaction:
         self._types = ownership.types
         self.seal = seal_before  # of the batch before; once this one is written, its own
         self._shares = {} if shares is None else shares  # as far as they were read: nobody else writes them
-        self.outcome: Outcome | None = None  # once it is written
+        self._links: list[Linked] = []  # of what is accepted, once it is written
+        self.outcome: Outcome | None = None  # once all is written
 
     async def recall(self, accountable: Iterable[Verified]) -> Mapping[int, Device]:
         """See ingest.ports.Transaction."""
@@ -136,15 +137,8 @@ class PostgresTransaction:
     async def write(self, outcome: Outcome) -> None:
         """Write all that a batch changes, but for its summary and the offset."""
         stamp = self.stamp
-        accepted = sorted(outcome.accepted, key=_DEVICE_NO)
-        samples = rows.Samples()
-        if accepted:
-            messages = rows.messages(accepted, stamp.topic_no, stamp.judged_by, samples)
-            await self._copy("message", rows.MESSAGE, messages)
-        for kind, found in sorted(samples.rows.items()):
-            await self._copy(table_of(kind), rows.SAMPLE + self._fields[kind], found)
-        for kind, drawn in sorted(samples.lots().items()):
-            await self._pour(table_of(kind), rows.SAMPLE + self._fields[kind], drawn)
+        if outcome.accepted:
+            await self._store(sorted(outcome.accepted, key=_DEVICE_NO))
         for table, columns, found in (
             ("held", rows.HELD, rows.held(outcome.held, stamp.topic_no, stamp.judged_by)),
             ("exception", rows.EXCEPTION, rows.exceptions(outcome, stamp.topic_no, stamp.judged_by)),
@@ -155,6 +149,18 @@ class PostgresTransaction:
         await self._update(outcome.devices)
         if outcome.alerts:
             await self._raise(outcome.alerts)
+
+    async def _store(self, messages: Sequence[Accepted]) -> None:
+        """Write accepted messages, and their samples by kind."""
+        writing = Writing(self.stamp)
+        types = await self._types_of("message", MESSAGE)
+        await self._pour("message", MESSAGE, writing.messages(messages, types))
+        for kind, found in sorted(writing.rows.items()):
+            await self._copy(table_of(kind), SAMPLE + self._fields[kind], found)
+        for kind in writing.kinds():
+            table, columns = table_of(kind), SAMPLE + self._fields[kind]
+            await self._pour(table, columns, writing.samples(kind, await self._types_of(table, columns)))
+        self._links = writing.links
 
     async def _raise(self, alerts: Sequence[Alert]) -> None:
         """Write alerts that were not raised before; for an equivocation, with where the first message is."""
@@ -172,12 +178,15 @@ class PostgresTransaction:
         with encoding():
             await copy(table, records=made(records), columns=columns, schema_name="store")
 
-    async def _pour(self, table: str, columns: Sequence[str], drawn: Mapping[Lot, Sequence[Drawing]]) -> None:
-        """Copy what was read at once, as columns; of which types these are is asked once in an ownership."""
+    async def _types_of(self, table: str, columns: Sequence[str]) -> Sequence[str]:
+        """Name the types of columns: asked once in an ownership."""
         if table not in self._types:
             asked = await self._connection.prepare(f"select {', '.join(columns)} from store.{table}")  # noqa: S608 (names of ours)
             self._types[table] = tuple([attribute.type.name for attribute in asked.get_attributes()])
-        copy, source = self._connection.copy_to_table, stream(drawn, self._types[table])
+        return self._types[table]
+
+    async def _pour(self, table: str, columns: Sequence[str], source: AsyncIterator[bytes]) -> None:
+        copy = self._connection.copy_to_table
         await copy(table, source=source, columns=columns, schema_name="store", format="binary")
 
     async def _update(self, devices: Sequence[Device]) -> None:
@@ -192,7 +201,7 @@ class PostgresTransaction:
         stamp, span = self.stamp, outcome.span
         totals = [outcome.total(verdict) for verdict in Verdict]
         skipped = sum(end - start for start, end in span.skipped)
-        links = links_of(outcome)
+        links = links_of(outcome, self._links)
         self.seal = seal(self.seal, links)
         if span.skipped:
             starts, ends = zip(*span.skipped, strict=True)
