@@ -26,7 +26,7 @@ from ingest.decision import decide
 from ingest.pace import Pace
 from ingest.ports import BrokenLogError, FencedError, Lease, Log, Store, TroubleError
 
-STEP_MESSAGES_MAX = 2_048  # examined between two turns of the event loop: 25 ms at the pace of the fast engine,
+STEP_MESSAGES_MAX = 6_400  # examined between two turns of the event loop: 60 ms at the pace of the fast engine,
 STEP_BYTES_MAX = 2**16  # unless they are large: one more message may be as dear as its bytes allow
 USUAL_BYTES = 512  # of a message, which do not count as large
 BATCHES_AT_ONCE = 3  # of all partitions: while one commits another is examined; what else was read waits as bytes
@@ -187,10 +187,12 @@ def _without(messages: Sequence[Envelope | Refused], killers: Collection[int]) -
 
 def _steps(messages: Sequence[Envelope | Refused]) -> Iterator[Sequence[Envelope | Refused]]:
     """Cut where a step has messages or bytes enough."""
+    sizes = [len(message.record.value) for message in messages]
     start = size = 0
-    for end, message in enumerate(messages, 1):
-        size += max(0, len(message.record.value) - USUAL_BYTES)
-        if end - start >= STEP_MESSAGES_MAX or size >= STEP_BYTES_MAX or end == len(messages):
+    for end, one in enumerate(sizes, 1):
+        if one > USUAL_BYTES:
+            size += one - USUAL_BYTES
+        if end - start == STEP_MESSAGES_MAX or size >= STEP_BYTES_MAX or end == len(sizes):
             yield messages[start:end]
             start, size = end, 0
 

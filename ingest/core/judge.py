@@ -201,7 +201,7 @@ class _Bench:
             and (time is _FINE) is (device.clock_off_since_ms is None)
             and ledger.highest < envelope.seq <= ledger.highest + self._policy.seq_jump_max
             and envelope.epoch == device.epoch
-            and device.boots[-1:] == (envelope.boot,)
+            and (device.boots and device.boots[-1]) == envelope.boot
             and envelope.software == device.software
             and verified.key.state is _ACTIVE
             and device.standing not in _SILENCED

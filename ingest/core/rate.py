@@ -60,13 +60,7 @@ class Purse(msgspec.Struct, gc=False):
 
     level_milli: int
     at_ms: int
-    charged: bool = False
-
-    def pay(self, level_milli: int, now_ms: int) -> None:
-        """Take a message out of what it has come to."""
-        self.level_milli, self.charged = level_milli - MILLI, True
-        if now_ms > self.at_ms:  # noqa: PLR1730 (four times as quick as max)
-            self.at_ms = now_ms
+    charged: bool = False  # known of tenants and the fleet only
 
     def bucket(self) -> Bucket:
         """Give it as it is to be kept."""
@@ -95,22 +89,25 @@ class Meter:
         A device that has nothing left is told so first: nobody else is to blame.
         """
         tenant, fleet = self._purses.get(tenant_no) or self._open(tenant_no), self._of_fleet
-        own_milli, tenant_milli, fleet_milli = device.level_milli, tenant.level_milli, fleet.level_milli
-        if now_ms > device.at_ms:
-            own_milli = _fill(own_milli, now_ms - device.at_ms, self._device)
+        own_milli, own_at_ms = device.level_milli, device.at_ms
+        if now_ms > own_at_ms:
+            own_milli, own_at_ms = _fill(own_milli, now_ms - own_at_ms, self._device), now_ms
         if own_milli < MILLI:
             return Limit.DEVICE
-        if now_ms > tenant.at_ms:
-            tenant_milli = _fill(tenant_milli, now_ms - tenant.at_ms, self._tenant)
+        tenant_milli, tenant_at_ms = tenant.level_milli, tenant.at_ms
+        if now_ms > tenant_at_ms:
+            tenant_milli, tenant_at_ms = _fill(tenant_milli, now_ms - tenant_at_ms, self._tenant), now_ms
         if tenant_milli < MILLI:
             return Limit.TENANT
-        if now_ms > fleet.at_ms:
-            fleet_milli = _fill(fleet_milli, now_ms - fleet.at_ms, self._fleet)
+        fleet_milli, fleet_at_ms = fleet.level_milli, fleet.at_ms
+        if now_ms > fleet_at_ms:
+            fleet_milli, fleet_at_ms = _fill(fleet_milli, now_ms - fleet_at_ms, self._fleet), now_ms
         if fleet_milli < MILLI:
             return Limit.FLEET
-        device.pay(own_milli, now_ms)
-        tenant.pay(tenant_milli, now_ms)
-        fleet.pay(fleet_milli, now_ms)
+        device.level_milli, device.at_ms = own_milli - MILLI, own_at_ms
+        tenant.level_milli, tenant.at_ms = tenant_milli - MILLI, tenant_at_ms
+        fleet.level_milli, fleet.at_ms = fleet_milli - MILLI, fleet_at_ms
+        tenant.charged = fleet.charged = True
         return None
 
     def _open(self, tenant_no: int) -> Purse:

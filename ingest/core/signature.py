@@ -71,7 +71,15 @@ def _find(envelope: Envelope, ring: KeyRing) -> Key | Refused:
     if COSE_ALGORITHMS.get(envelope.alg) is not key.algorithm:
         detail = f"alg is {envelope.alg}, but key {key.kid.hex()} is registered for {key.algorithm}"
         return Refused(envelope, Refusal.ALGORITHM_MISMATCH, detail)
-    return key if _may_sign(key, envelope) else _refuse_state(envelope, key)
+    received_at_ms = envelope.record.received_at_ms
+    if (
+        (key.state is _ACTIVE or key.state is _RETIRED)  # which numbers a retired key may still sign is for the judge
+        and key.valid_from_ms <= received_at_ms
+        and (key.valid_until_ms is None or received_at_ms < key.valid_until_ms)
+        and key.speaks_for(envelope.epoch)
+    ):
+        return key
+    return _refuse_state(envelope, key)
 
 
 def _refuse_kid(envelope: Envelope, ring: KeyRing) -> Refused:
@@ -79,17 +87,6 @@ def _refuse_kid(envelope: Envelope, ring: KeyRing) -> Refused:
     if envelope.kid in ring.foreign_kids:
         return Refused(envelope, Refusal.WRONG_DEVICE, f"key {kid} is not a key of {envelope.device_id}")
     return Refused(envelope, Refusal.UNKNOWN_KEY, f"key {kid} is not registered")
-
-
-def _may_sign(key: Key, envelope: Envelope) -> bool:
-    """Say whether a key is in its time. A retired key passes: which numbers it may still sign is for the judge."""
-    received_at_ms = envelope.record.received_at_ms
-    return (
-        (key.state is _ACTIVE or key.state is _RETIRED)
-        and key.valid_from_ms <= received_at_ms
-        and (key.valid_until_ms is None or received_at_ms < key.valid_until_ms)
-        and key.speaks_for(envelope.epoch)
-    )
 
 
 def _refuse_state(envelope: Envelope, key: Key) -> Refused:
