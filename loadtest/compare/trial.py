@@ -17,7 +17,7 @@ from ingest.adapters.multibuffer import Multibuffer, UnavailableError
 from ingest.adapters.sodium import Sodium
 from ingest.config import EngineChoice
 from ingest.core.device import Algorithm
-from ingest.core.signature import Engine
+from ingest.core.signature import Engine, Job
 from loadtest.chaos.stage import Servers
 from loadtest.compare import bound, naive
 from loadtest.compare.bound import Parts, Work
@@ -40,16 +40,18 @@ class Course(msgspec.Struct, frozen=True):
     """What is compared once: the fleet and its messages, how many of them the slow ones get, and how often."""
 
     order: Order
-    few: int  # for the naive consumer and the parts: the first so many
+    few: int  # for the naive consumer: the first so many
     rounds: int
     fewer: Mapping[EngineChoice, int] = MappingProxyType({})  # for an engine that would take too long over all of them
     processes: tuple[int, ...] = (CORES,)  # of workers; the first is what the product's rate is
+    tried: int | None = None  # with the parts: the first so many, of a size with the product's batches; None: the few
 
 
 class _Grounds(msgspec.Struct, frozen=True):
     """Where each has its turn, and what the parts are tried with."""
 
-    first: Ground  # of the naive consumer
+    naive: Ground
+    parts: Ground
     of: Mapping[EngineChoice, Ground]
     work: Work
 
@@ -116,15 +118,16 @@ async def _lay(servers: Servers, course: Course, corpus: Corpus, enrolled: dict[
         await enrol(servers, corpus, template)
         enrolled[fleet] = template
     shares = {choice: course.fewer.get(choice, len(corpus)) for choice in ENGINES}
-    found = {many: await lay(servers, corpus, enrolled[fleet], many) for many in {course.few, *shares.values()}}
-    first = found[course.few]
-    return _Grounds(first, {choice: found[many] for choice, many in shares.items()}, bound.prepare(first))
+    tried = course.tried or course.few
+    found = {many: await lay(servers, corpus, enrolled[fleet], many) for many in {course.few, tried, *shares.values()}}
+    of = {choice: found[many] for choice, many in shares.items()}
+    return _Grounds(found[course.few], found[tried], of, bound.prepare(found[tried]))
 
 
 async def _round(grounds: _Grounds, course: Course, engines: Mapping[EngineChoice, Engine]) -> Round:
     """Let each have its turn."""
-    first, work = grounds.first, grounds.work
-    slow = await _naive(first)
+    first, work = grounds.parts, grounds.work
+    slow = await _naive(grounds.naive)
     fetched, decoded, copied = await bound.fetch(first), bound.decode(work.payloads), 0.0
     drained: dict[EngineChoice, list[Drained]] = {choice: [] for choice in engines}
     kept: dict[EngineChoice, float] = {}
@@ -136,11 +139,16 @@ async def _round(grounds: _Grounds, course: Course, engines: Mapping[EngineChoic
                     kept[choice] = await bound.state(first, connection)
                     copied = copied or await bound.copy(first, connection)
     parts = {
-        choice: Parts(fetched, bound.verify(engine, work.jobs), decoded, copied, kept[choice])
+        choice: Parts(fetched, bound.verify(engine, _some(work.jobs, course, choice)), decoded, copied, kept[choice])
         for choice, engine in engines.items()
     }
     _tell(slow.rate, drained)
     return Round(slow, drained, parts)
+
+
+def _some(jobs: Sequence[Job], course: Course, choice: EngineChoice) -> Sequence[Job]:
+    """Give an engine that would take too long over all of them as few as the naive consumer gets."""
+    return jobs[: course.few] if choice in course.fewer else jobs
 
 
 async def _naive(first: Ground) -> naive.Done:
