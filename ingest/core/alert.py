@@ -47,7 +47,8 @@ def alarm(outcome: Outcome, strangers: Strangers, policy: Policy) -> Outcome:
 
 def proven(outcome: Outcome, policy: Policy) -> list[Alert]:
     """Say what a batch raises by what its devices have signed."""
-    raised = [alert for accusation in outcome.accusations for alert in _accused(accusation, policy)]
+    told = [a for a in outcome.accusations if a.evidence in PROVEN or a.after is not a.before or a.spared]
+    raised = [alert for accusation in told for alert in _accused(accusation, policy)]
     return _firsts([*raised, *_drifts(outcome, policy), *_shortages(outcome)])
 
 

@@ -119,13 +119,15 @@ class Bulk:
 
     def _draw(self, found: list[Drawn | None], numbers: Indices, bodies: Octets) -> None:
         """Read what is like the first of these bodies of one length; and so on with what is left."""
+        tried: set[_Layout | None] = {None}
         for _ in range(min(ATTEMPTS_MAX, len(numbers) // ALIKE_MIN)):  # so many pay for each, whatever comes of it
             if len(numbers) < ALIKE_MIN:
                 return
             first = bodies[0].tobytes()
             layout = self._lay_out(first)
             left = np.arange(len(numbers)) > 0  # the first has been tried, whatever it is
-            if layout is not None:
+            if layout not in tried:  # else its values do not fit, as those of all that are left and laid out so
+                tried.add(layout)
                 fits, lot = self._pattern(first[:ALONE_BYTES], layout).read(bodies)
                 for place, number in enumerate(numbers[fits].tolist()):
                     found[number] = Drawn(lot, place)

@@ -124,8 +124,8 @@ class _Draft(msgspec.Struct, gc=False):
 
     def row(self) -> Device:
         """Give it as it is to be written."""
-        rate = self.rate.bucket()
-        return msgspec.structs.replace(self.device, ledgers=self.ledgers, rate=rate) if self.moved else self.device
+        device = self.device
+        return msgspec.structs.replace(device, ledgers=self.ledgers, rate=self.rate.bucket()) if self.moved else device
 
 
 class _Case(msgspec.Struct, gc=False):

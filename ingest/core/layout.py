@@ -58,13 +58,13 @@ _Unit = tuple[bytes, str, bytes]  # boot, software, configuration
 _OPENING, _IAT, _EXP, _EPOCH, _SEQ, _EMPTY_MAP = 0xD2_84_58, 0x06, 0x04, 0x3A_00_01_11_70, 0x3A_00_01_11_71, 0xA0
 _UINT32, _UINT64, _FLOAT64, _BYTES, _BYTES_64K = 0x1A, 0x1B, 0xFB, 0x40, 0x59
 _WHO_AT = 4
-_KID_BEHIND, _DEVICE_BEHIND, _SOFTWARE_BEHIND = 4, 3, 19  # the beginning of who, the end of the kid, that of the unit
+_KID_BEHIND, _DEVICE_BEHIND, _SOFTWARE_BEHIND = 4, 3, 19  # who's beginning, the kid's end, the unit's beginning
 _UNIT_ENDS_BEHIND = 39  # the end of the software version
 _HEAD_BEHIND = 5  # the beginning of a key of ours
 _SIGNATURE_HEAD, _SIGNATURE_ITEM_BYTES = 0x58_40, 66
 _BYTES_BEFORE_PAYLOAD_MAX = 263  # for one byte has the length of the protected header
 _NO_EXP = np.array(None)
-_MARGIN = bytes(1_024)  # more than a walk goes beyond the end of an envelope that does not fit: 5 strings and 3 items
+_MARGIN = bytes(1_024)  # no walk goes as far as that: three strings of 257 bytes, five numbers, and what lies between
 
 # Of a head's lower five bits: how many bytes of the argument follow, how many bits of a word are behind these, and the
 # least argument in need of them.
@@ -153,7 +153,7 @@ class _Walk:
         """Go behind a string that begins so many bytes further. What it is, and how long it may be, others will see."""
         self.at = self.at + behind
         size = (self.octet() & 31).astype(np.intp)
-        self.at = self.at + np.where(size == 24, self._octets[self.at + 1] + 2, size + 1)
+        self.at = self.at + np.where(size == 24, self._octets[self.at + 1].astype(np.intp) + 2, size + 1)
 
     def number(self, key: int) -> Words:
         """Go behind an unsigned integer and its key."""

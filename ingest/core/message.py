@@ -14,6 +14,7 @@ from ingest.core.device import Key, Sender
 from ingest.core.verdict import Refusal
 
 
+@final  # as Refused
 class RawRecord(msgspec.Struct, frozen=True, gc=False):
     """One Kafka record, as the broker gave it. Nothing in it is trusted but its position and append time."""
 
@@ -123,7 +124,8 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     @property
     def record(self) -> RawRecord:
         """The Kafka record that it came in."""
-        return self.reached if isinstance(self.reached, RawRecord) else self.reached.record
+        reached = self.reached
+        return reached if type(reached) is RawRecord else reached.record
 
 
 Examined = Reading | Unreadable | Refused

@@ -223,8 +223,17 @@ def test_nobody_is_read_otherwise_for_who_lies_beside_him() -> None:
 
 
 def test_no_walk_goes_beyond_what_lies_behind_the_last() -> None:
-    longest = b"\xd2\x84\x58\xff\xa3\x01\x27\x04" + b"\x58\xff" * 150
-    assert not any(abreast([laid_out(), longest[:size]])[1] for size in range(len(longest)))
+    longest = bytearray(1_000)  # it begins as an envelope; then each item is as long as a walk can take it for
+    at = 8
+    for heads, step in (
+        (b"\x58\xff", 257 + 3), (b"\x58\xff", 257), (b"\x04\xfb", 10), (b"\x06\xfb", 10), (b"\x04\xfb", 10),
+        (EPOCH + b"\x1b", 14), (SEQ + b"\x1b", 14 + 19), (b"\x58\xff", 257 + 39),
+    ):  # fmt: skip
+        longest[at : at + len(heads)] = heads
+        at += step
+    assert at > 850
+    for size in range(len(longest)):
+        assert abreast([laid_out(), bytes(longest[:size])])[1] is None
 
 
 time = st.integers(0, 2**32 + 5) | st.floats(allow_nan=False, allow_infinity=False)

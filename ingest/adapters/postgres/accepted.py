@@ -8,6 +8,7 @@ import struct
 from array import array
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -127,6 +128,7 @@ class Writing:
         self._count += len(accepted)
         with encoding():
             columns = list[Values](np.frombuffer(array("q", numbers), np.int64).reshape(len(accepted), -1).T)
+        # As `rows.microseconds` and `rows.signed` would have it.
         issued_at = np.rint(np.array(seconds).clip(0.0, CALENDAR_S_MAX) * 1_000_000).astype(np.int64)
         self._heads.append(np.stack((*[columns[at] for at in _HEAD], issued_at)))
         return self._laid([*columns, issued_at, np.array(schemas, np.uint64).view(np.int64)], octets, behind, types)
@@ -139,10 +141,11 @@ class Writing:
         count, stamp = len(schemas), self._stamp
         fixed = np.frombuffer(b"".join(octets), list(_OCTETS))
         assert len(fixed) == count, "an envelope's boot and configuration, and a digest, have their sizes"
+        sizes = np.fromiter(map(len, behind[::2]), np.int64, count)
         laid = lay(
             [
                 *numbers, *[np.full(count, no) for no in (stamp.topic_no, stamp.partition, stamp.judged_by)],
-                issued_at, schemas, *[fixed[name] for name, _ in _OCTETS], Behind(np.array([*map(len, behind[::2])])),
+                issued_at, schemas, *[fixed[name] for name, _ in _OCTETS], Behind(sizes),
             ],
             types[: -len(_TEXTS)],
             len(_TEXTS),
@@ -151,8 +154,9 @@ class Writing:
         pieces = [b""] * (3 * count)
         pieces[::3] = [rows[at : at + size] for at in range(0, len(rows), size)]
         pieces[1::3], pieces[2::3] = behind[::2], behind[1::2]
-        at_once = 3 * max(1, count * BYTES_AT_ONCE // (len(rows) + sum(map(len, behind))))
-        return (b"".join(pieces[at : at + at_once]) for at in range(0, len(pieces), at_once))
+        parts = np.cumsum(sizes + size) // BYTES_AT_ONCE
+        ends = [*(np.flatnonzero(np.diff(parts)) + 1).tolist(), count]
+        return (b"".join(pieces[3 * start : 3 * end]) for start, end in pairwise([0, *ends]))
 
     def _note(self, reading: Reading) -> None:
         """Note the samples of a message that were read one by one."""

@@ -1,4 +1,4 @@
-"""How does an outcome become rows? Tuples in the order of the columns named here, ready for COPY."""
+"""How does an outcome become rows, but for what is accepted? Tuples in the order of the columns named here."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
