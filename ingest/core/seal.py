@@ -85,8 +85,8 @@ def link(fact: Fact) -> bytes:
 
 def seal(before: bytes, links: bytes) -> bytes:
     """Lead from one seal to the next, link by link."""
-    for at in range(0, len(links), LINK_BYTES):
-        before = hashlib.sha256(before + links[at : at + LINK_BYTES]).digest()
+    for one in split(links):
+        before = hashlib.sha256(before + one).digest()
     return before
 
 

@@ -55,9 +55,7 @@ class Writing:
         self._stamp = stamp
         self._heads: list[Values] = []  # device_no, epoch, seq and issued_at of the messages
         self._count = 0  # of these
-        self._drawn: dict[Lot, list[int]] = defaultdict(
-            list
-        )  # a place in the lot, the number of its message; and so on
+        self._drawn: dict[Lot, list[int]] = defaultdict(list)  # in pairs: a place in the lot, its message's number
         self._texts: dict[_Texts, bytes] = {}
 
     def kinds(self) -> list[str]:

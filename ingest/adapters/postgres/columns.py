@@ -18,9 +18,7 @@ from ingest.ports import UnkeepableError
 SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # without flags or extension
 TRAILER = b"\xff\xff"
 ROWS_AT_ONCE = 512  # side by side
-BYTES_AT_ONCE = (
-    120_000  # and a row; what is larger comes from the system page by page, which takes longer than all else
-)
+BYTES_AT_ONCE = 120_000  # and a row: what is larger comes from the system page by page, and that takes longest
 
 _NULL = -1  # bytes
 _TIME = "timestamptz"
